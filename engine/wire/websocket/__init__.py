@@ -1,0 +1,1 @@
+"""WebSocket, sans-IO: the opening handshake, a fast path over frames, and the connection core."""
