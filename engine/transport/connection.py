@@ -1,0 +1,196 @@
+"""One accepted connection: which protocol it speaks, who drives it, how it ends.
+
+Owns: the sniff under a deadline, the TLS handshake, the choice of driver, the barrier that keeps
+every error of a connection inside it (R7), and closing.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol as TypingProtocol
+
+import trio
+
+from engine.config import Config
+from engine.errors import ConnectionClosed
+from engine.transport.exchange import Exchange, Peer
+from engine.transport.http1 import Http1Driver
+from engine.transport.http2 import Http2Driver
+from engine.transport.stream import ByteStream, SocketByteStream, WrappedByteStream
+from engine.transport.tls import ReplayStream, TlsHandshakes
+from engine.transport.watchdog import Watchdog
+from engine.wire.sniff import Protocol, sniff
+
+_log = logging.getLogger(__name__)
+
+_THIS_IS_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 45\r\n\r\n"
+    b"this port speaks TLS; use https:// or wss://\n"
+)
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Driver(TypingProtocol):
+    """What moves one connection's bytes; see `Http1Driver` and `Http2Driver`."""
+
+    async def run(self, initial: bytes = b"") -> None:
+        """Serve until the connection is over."""
+
+    def drain(self) -> None:
+        """Begin the graceful end."""
+
+    def stop(self) -> None:
+        """Cancel what still runs, and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all connections of a server share."""
+
+    config: Config
+    handler: Handler
+    watchdog: Watchdog
+    tls: TlsHandshakes | None = None
+    tls_required: bool = False  # a port of its own: cleartext is refused
+
+
+class Connection:
+    """One connection, from accept to close.
+
+    Args:
+        transport: a connected socket, or any Trio stream; closed at the end of `run`.
+        surroundings: what the server's connections share.
+        connection_id: counts up in each server; in every log record.
+    """
+
+    def __init__(
+        self, transport: socket.socket | trio.abc.Stream, surroundings: Surroundings, connection_id: int
+    ) -> None:
+        # immutable
+        self.connection_id = connection_id
+        self._surroundings = surroundings
+        self._transport = transport
+        # owned by the connection task
+        server = surroundings.config.server
+        self._stream: ByteStream
+        if isinstance(transport, socket.socket):
+            self._stream = SocketByteStream(transport, read_size=server.read_size)
+        else:
+            self._stream = WrappedByteStream(transport, read_size=server.read_size, close_timeout=server.close_timeout)
+        self._driver: Driver | None = None
+        self._sniffing = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Serve the connection until it is over and closed. Only cancellation and bugs of Trio leave it."""
+        try:
+            await self._serve()
+        except* ConnectionClosed as lost:
+            _log.debug("connection %d: %s", self.connection_id, lost.exceptions[0])
+        except* Exception:
+            # The barrier: whatever went wrong, it is this connection's affair alone.
+            _log.exception("connection %d failed; this is a bug in the engine, please report it", self.connection_id)
+        finally:
+            # R5: a shield always carries a deadline.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * self._close_timeout):
+                await self._stream.aclose()
+
+    @property
+    def _close_timeout(self) -> float:
+        return self._surroundings.config.server.close_timeout
+
+    def drain(self) -> None:
+        """Begin the graceful end; a connection that has said nothing yet is closed. Idempotent."""
+        if self._driver is None:
+            self._sniffing.cancel()
+        else:
+            self._driver.drain()
+
+    def stop(self) -> None:
+        """Cancel what still runs."""
+        if self._driver is None:
+            self._sniffing.cancel()
+        else:
+            self._driver.stop()
+
+    async def _serve(self) -> None:
+        surroundings = self._surroundings
+        config = surroundings.config
+        with self._sniffing:
+            found, initial = await self._sniff()
+            peer = Peer(self._stream.peer_address, self._stream.local_address, self.connection_id)
+            negotiated: str | None = None
+            if found is Protocol.TLS and surroundings.tls is not None:
+                peer, negotiated = await self._start_tls(surroundings.tls, initial, peer)
+                found, initial = await self._sniff()
+                if found is Protocol.TLS or (found is Protocol.HTTP2) is not (negotiated == "h2"):
+                    return  # what was negotiated is not what is spoken (RFC 9113 3.2)
+            elif surroundings.tls_required and found is Protocol.HTTP1:
+                await self._stream.send_all(_THIS_IS_TLS)
+                return
+            elif found is Protocol.TLS or surroundings.tls_required:
+                return
+            if found is Protocol.HTTP2:
+                driver: Driver = Http2Driver(
+                    self._stream, config=config, peer=peer, handler=surroundings.handler, watchdog=surroundings.watchdog
+                )
+            elif found is Protocol.HTTP1:
+                driver = Http1Driver(
+                    self._stream, config=config, peer=peer, handler=surroundings.handler, watchdog=surroundings.watchdog
+                )
+            else:
+                return  # neither HTTP: an HTTP/1.1 answer would be taken for garbage
+            self._driver = driver
+        if self._driver is not None:
+            await self._driver.run(initial)
+
+    async def _sniff(self) -> tuple[Protocol, bytes]:
+        """Read until the first bytes tell the protocol."""
+        data = b""
+        with trio.move_on_after(self._surroundings.config.server.handshake_timeout):
+            while True:
+                found = sniff(data)
+                if found is not None:
+                    return found, data
+                more = await self._stream.receive_some()
+                if not more:
+                    break
+                data += more
+        return Protocol.UNKNOWN, data
+
+    async def _start_tls(self, tls: TlsHandshakes, initial: bytes, peer: Peer) -> tuple[Peer, str | None]:
+        """Do the handshake and put the encrypted stream in place of the cleartext one."""
+        raw: trio.abc.Stream
+        if isinstance(self._stream, SocketByteStream):
+            sock = self._stream.detach()
+            raw = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        else:
+            assert isinstance(self._transport, trio.abc.Stream)  # see __init__
+            raw = self._transport
+        stream = ReplayStream(raw, initial)
+        # Until the handshake is done, closing is closing the transport below it.
+        self._stream = self._wrap(stream, peer)
+        result = await tls.handshake(stream)
+        self._stream = self._wrap(result.stream, peer)
+        secured = Peer(
+            peer.address,
+            peer.local,
+            peer.connection_id,
+            tls=True,
+            tls_version=result.version,
+            client_certificate=result.client_certificate,
+        )
+        return secured, result.alpn
+
+    def _wrap(self, stream: trio.abc.Stream, peer: Peer) -> WrappedByteStream:
+        config = self._surroundings.config.server
+        return WrappedByteStream(
+            stream,
+            read_size=config.read_size,
+            close_timeout=config.close_timeout,
+            local_address=peer.local,
+            peer_address=peer.address,
+        )

@@ -1,0 +1,105 @@
+"""A queue with one reader that costs next to nothing while nobody waits.
+
+Owns: the hand-over of items from the synchronous side of a connection (a driver that parses bytes)
+to the one task that consumes them. Never bounds anything itself: whoever puts is bounded by credit
+(a receive window, a paused reader), so `put` cannot block.
+
+A `trio` memory channel does the same for 7 µs an item; this does it for less than one where items
+are waiting, and for a single `reschedule` where the reader is parked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+import outcome
+import trio
+
+T = TypeVar("T")
+
+
+class Mailbox(Generic[T]):
+    """Items in order, then perhaps an error, then the end."""
+
+    __slots__ = ("_ended", "_error", "_items", "_reader")
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._reader: trio.lowlevel.Task | None = None
+        self._ended = False
+        self._error: BaseException | None = None
+
+    def __len__(self) -> int:
+        """Items that wait."""
+        return len(self._items)
+
+    @property
+    def ended(self) -> bool:
+        """No further item can come, although some may still wait."""
+        return self._ended
+
+    @property
+    def failed(self) -> bool:
+        """The end is an error."""
+        return self._error is not None
+
+    def put(self, item: T) -> None:
+        """Add an item and wake the reader; ignored after the end."""
+        if self._ended:
+            return
+        self._items.append(item)
+        self._wake()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more items: the reader gets those that wait, then `error` or the end. Idempotent."""
+        if self._ended:
+            return
+        self._ended = True
+        self._error = error
+        self._wake()
+
+    def clear(self) -> None:
+        """Drop what waits."""
+        self._items.clear()
+
+    def get_nowait(self) -> T | None:
+        """The next item, or None if none waits."""
+        return self._items.popleft() if self._items else None
+
+    async def get(self) -> T | None:
+        """The next item; None at the end.
+
+        A checkpoint. Cancellation loses nothing: no item is taken before the task runs again.
+
+        Raises:
+            BaseException: what `end` was given, once all items are out.
+            trio.BusyResourceError: another task is reading.
+        """
+        if self._items:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return self._items.popleft()
+        if not self._ended:
+            if self._reader is not None:
+                raise trio.BusyResourceError("another task is already receiving; receive in one task")
+            self._reader = trio.lowlevel.current_task()
+            try:
+                await trio.lowlevel.wait_task_rescheduled(self._abort)
+            finally:
+                self._reader = None
+            if self._items:
+                return self._items.popleft()
+        else:
+            await trio.lowlevel.checkpoint()
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def _wake(self) -> None:
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
+            trio.lowlevel.reschedule(reader, outcome.Value(None))
+
+    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._reader = None  # before the task runs again, `put` must not wake it a second time
+        return trio.lowlevel.Abort.SUCCEEDED

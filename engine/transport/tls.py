@@ -1,0 +1,295 @@
+"""TLS for a server: the context, its reload, and the handshake of one connection.
+
+Owns: every choice about TLS (versions, ciphers, ALPN, tickets), `TlsHandshakes` with the reload that
+cannot break a running server, and `ReplayStream` for bytes that were read while the protocol was
+being guessed. Never accepts, never closes the transport: the connection does.
+
+What comes out of a handshake is a plain `trio.SSLStream`; `stream.WrappedByteStream` around it does the
+rest that TLS needs: small sends, a ragged end read as an end, a close that does not wait for ever.
+
+Specs: RFC 8446 and RFC 5246 (TLS), RFC 7301 (ALPN), RFC 9113 section 9.2 (what HTTP/2 asks of TLS).
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from engine.config import ServerConfig, TlsConfig
+from engine.errors import ConnectionClosed, StartupError
+
+__all__ = ["ReplayStream", "TlsHandshakes", "TlsResult", "build_context"]
+
+_log = logging.getLogger(__name__)
+
+ALPN_PROTOCOLS = ("h2", "http/1.1")  # in the server's order of preference, which wins
+
+# RFC 9113 9.2.2 wants ephemeral keys and AEAD of TLS 1.2. TLS 1.3 has nothing else; OpenSSL configures it apart.
+_TLS_1_2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+_SELF_SIGNED_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsResult:
+    """The encrypted stream and what the handshake agreed on."""
+
+    stream: trio.SSLStream[trio.abc.Stream]
+    alpn: str | None  # None: the client offered nothing of ours; HTTP/1.1 may follow, HTTP/2 may not (RFC 9113 3.2)
+    version: str  # "TLSv1.2" or "TLSv1.3"
+    cipher: str
+    client_certificate: bytes | None  # DER
+
+
+# -- certificates --------------------------------------------------------------
+
+
+def build_context(config: TlsConfig) -> ssl.SSLContext:
+    """A context that has proved itself in a handshake with itself.
+
+    Raises:
+        StartupError: a file cannot be read or is not what it should be, or `trustme` is not installed.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_TLS_1_2_CIPHERS)
+    context.set_alpn_protocols(ALPN_PROTOCOLS)
+    context.options |= ssl.OP_NO_RENEGOTIATION  # not a default of Python's; a peer could make us work for nothing
+    context.options |= ssl.OP_NO_COMPRESSION  # RFC 9113 9.2.1
+    context.num_tickets = 1  # one is enough to resume; each is a signature's worth of bytes in every handshake
+    if config.self_signed:
+        _use_self_signed(context)
+    else:
+        _use_files(context, config)
+    _prove(context)
+    return context
+
+
+def _use_self_signed(context: ssl.SSLContext) -> None:
+    try:
+        import trustme  # an optional extra, wanted by developers only
+    except ImportError:
+        raise StartupError(
+            "tls.self_signed needs the package trustme: run pip install 'engine[tls-dev]', or give tls.cert_file"
+        ) from None
+    trustme.CA().issue_cert(*_SELF_SIGNED_NAMES).configure_cert(context)
+
+
+def _use_files(context: ssl.SSLContext, config: TlsConfig) -> None:
+    cert_file = config.cert_file or ""
+    key_file = config.key_file or cert_file
+    key_setting = "tls.key_file" if config.key_file else "tls.cert_file"
+    for setting, file in (("tls.cert_file", cert_file), (key_setting, key_file)):
+        try:
+            with Path(file).open("rb"):
+                pass  # the error of load_cert_chain does not say which of the two it means
+        except OSError as error:
+            raise StartupError(f"cannot read {setting} {file!r}: {error.strerror}; name a PEM file") from None
+
+    def refuse_password() -> str:  # without it OpenSSL asks on the terminal and the start hangs
+        raise StartupError(f"the key in {key_setting} {key_file!r} is encrypted; give it without a pass phrase")
+
+    try:
+        context.load_cert_chain(cert_file, config.key_file, password=refuse_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise StartupError(
+                f"{key_setting} {key_file!r} is not the key of the certificate in {cert_file!r}; give its own"
+            ) from None
+        raise StartupError(
+            f"tls.cert_file {cert_file!r} and {key_setting} {key_file!r} do not hold a PEM certificate and its key "
+            f"({error.reason or error}); the certificate comes first in its file, its key is unencrypted PEM"
+        ) from None
+
+
+def _prove(context: ssl.SSLContext) -> None:
+    """Shake hands with ourselves in memory: what the files' syntax does not show, this does.
+
+    Raises:
+        StartupError: no client could connect.
+    """
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_context.check_hostname = False
+    client_context.verify_mode = ssl.CERT_NONE  # trust is the client's business; this is about keys and ciphers
+    client_context.set_alpn_protocols(ALPN_PROTOCOLS)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    client = client_context.wrap_bio(to_client, to_server)
+    waiting = [client, server]
+    try:
+        for _ in range(10):  # TLS 1.2 takes four turns, TLS 1.3 three
+            for side in list(waiting):
+                try:
+                    side.do_handshake()
+                    waiting.remove(side)
+                except ssl.SSLWantReadError:
+                    pass
+    except ssl.SSLError as error:
+        raise StartupError(f"the certificate cannot be used: {error.reason or error}; make a new one") from None
+    if waiting or server.selected_alpn_protocol() != ALPN_PROTOCOLS[0]:
+        raise StartupError("the certificate cannot be used: no handshake with it succeeds; make a new one")
+
+
+# -- one connection ------------------------------------------------------------
+
+
+class ReplayStream(trio.abc.Stream):
+    """A stream with its first bytes put back in front of it."""
+
+    def __init__(self, stream: trio.abc.Stream, initial: bytes = b"") -> None:
+        self._stream = stream
+        self._initial = initial
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """As `trio.abc.ReceiveStream`; cancellation loses no bytes."""
+        if not self._initial:
+            return await self._stream.receive_some(max_bytes)
+        await trio.lowlevel.checkpoint()
+        size = len(self._initial) if max_bytes is None else max_bytes
+        data, self._initial = self._initial[:size], self._initial[size:]
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """As `trio.abc.SendStream`."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """As `trio.abc.SendStream`."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Close the stream underneath; when cancelled it is closed all the same."""
+        await self._stream.aclose()
+
+
+class _PacedStream(ReplayStream):
+    """The transport during a handshake: holds a token of the limiter while there is something to compute.
+
+    A handshake is half a millisecond of arithmetic between two waits. Tokens bound how much of it is done
+    before running connections get a turn. They are not held while the client is being waited for: else a
+    hundred clients that connect and stay silent would lock out all others.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, limiter: trio.CapacityLimiter) -> None:
+        super().__init__(stream)
+        self._limiter = limiter
+        self._computing = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        self.release()
+        data = await super().receive_some(max_bytes)
+        await self._limiter.acquire_on_behalf_of(self)
+        self._computing = True
+        return data
+
+    def release(self) -> None:
+        if self._computing:
+            self._computing = False
+            self._limiter.release_on_behalf_of(self)
+
+
+class TlsHandshakes:
+    """The certificates of one server, and the handshakes of its connections."""
+
+    def __init__(self, tls: TlsConfig, server: ServerConfig) -> None:
+        """
+        Raises:
+            StartupError: see `build_context`.
+        """
+        # immutable
+        self._tls = tls
+        self._timeout = server.handshake_timeout
+        self._limiter = trio.CapacityLimiter(server.max_tls_handshakes)
+        # replaced as a whole by `reload`
+        self.context = build_context(tls)
+
+    def reload(self) -> bool:
+        """Read the files again, for new connections. False: they are unusable, and the old ones stay.
+
+        `SSLContext.load_cert_chain` on a live context breaks it for good when it fails half way, so
+        this builds a new one and changes nothing but a reference.
+        """
+        try:
+            self.context = build_context(self._tls)
+        except StartupError as error:
+            _log.error("certificates not reloaded, the old ones stay in use: %s", error)
+            return False
+        _log.info("certificates reloaded")
+        return True
+
+    async def handshake(self, stream: trio.abc.Stream) -> TlsResult:
+        """Shake hands as the server, within `server.handshake_timeout`.
+
+        The transport stays the caller's to close, also after an error; bytes that were read ahead go
+        back into it with `ReplayStream`. After cancellation it is good for nothing but closing.
+
+        Raises:
+            ConnectionClosed: there was no handshake; its reason says why.
+        """
+        transport = _PacedStream(stream, self._limiter)
+        # https_compatible would keep close_notify back, and clients of OpenSSL 3 take that for a truncated body.
+        tls: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
+            transport, self.context, server_side=True, https_compatible=False
+        )
+        reason = ""
+        with trio.move_on_after(self._timeout) as scope:
+            try:
+                await tls.do_handshake()
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                reason = _reason(error.__cause__)
+            finally:
+                transport.release()
+        if scope.cancelled_caught:
+            reason = f"not finished within server.handshake_timeout ({self._timeout:g} s)"
+        if reason:
+            _failures.report(reason)
+            raise ConnectionClosed(1006, f"TLS handshake: {reason}")
+        tls.transport_stream = stream  # the layer around it has done its work
+        cipher = tls.cipher()
+        certificate = tls.getpeercert(binary_form=True)
+        alpn = tls.selected_alpn_protocol()
+        return TlsResult(tls, alpn, tls.version() or "", cipher[0] if cipher else "", certificate)
+
+
+_REASONS = {
+    "HTTP_REQUEST": "the client speaks plain HTTP",
+    "WRONG_VERSION_NUMBER": "the client does not speak TLS",
+    "UNSUPPORTED_PROTOCOL": "the client offers nothing newer than TLS 1.1",
+    "NO_SHARED_CIPHER": "the client offers none of our ciphers",
+    "TLSV1_ALERT_UNKNOWN_CA": "the client does not trust the certificate's issuer",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the client does not trust the certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the client does not trust the certificate",
+}
+
+
+def _reason(cause: BaseException | None) -> str:
+    if isinstance(cause, ssl.SSLEOFError):
+        return "the client ended the connection"
+    if isinstance(cause, ssl.SSLError):
+        return _REASONS.get(cause.reason or "", f"{cause.reason or cause}")
+    return "the connection was lost"
+
+
+class _FailureLog:
+    """One line a second at most: any port scanner can fail a thousand handshakes in that time."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._unreported = 0
+
+    def report(self, reason: str) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            self._unreported += 1
+            return
+        more = f" (and {self._unreported} more since the last line)" if self._unreported else ""
+        self._next, self._unreported = now + 1.0, 0
+        _log.info("TLS handshake failed: %s%s", reason, more)
+
+
+_failures = _FailureLog()

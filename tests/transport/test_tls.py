@@ -1,0 +1,486 @@
+"""TLS: what is agreed on, who is refused, reloads that cannot break a running server, and orderly ends."""
+
+from __future__ import annotations
+
+import builtins
+import ssl
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from engine.config import ServerConfig, TlsConfig
+from engine.errors import ConnectionClosed, StartupError
+from engine.transport import tls as tls_module
+from engine.transport.stream import WrappedByteStream
+from engine.transport.tls import ReplayStream, TlsHandshakes, build_context
+
+
+class Files:
+    """A certificate on disk and an authority that clients can trust."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca = trustme.CA()
+        self.cert, self.key = folder / "cert.pem", folder / "key.pem"
+        self.write("localhost")
+
+    def write(self, name: str) -> None:
+        issued = self.ca.issue_cert(name, "localhost")
+        self.cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        self.key.write_bytes(issued.private_key_pem.bytes())
+
+    @property
+    def config(self) -> TlsConfig:
+        return TlsConfig(cert_file=str(self.cert), key_file=str(self.key))
+
+    def client(self, *alpn: str) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        if alpn:
+            context.set_alpn_protocols(alpn)
+        return context
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+@pytest.fixture
+def handshakes(files: Files) -> TlsHandshakes:
+    return TlsHandshakes(files.config, ServerConfig())
+
+
+async def agree(handshakes: TlsHandshakes, client_context: ssl.SSLContext):
+    """Both ends of an encrypted connection in memory."""
+    near, far = trio.testing.memory_stream_pair()
+    client = trio.SSLStream(far, client_context, server_hostname="localhost", https_compatible=False)
+    result = None
+
+    async def serve() -> None:
+        nonlocal result
+        result = await handshakes.handshake(near)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        nursery.start_soon(client.do_handshake)
+    return result, client
+
+
+# -- what is agreed on ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offered", "agreed"),
+    [
+        (("h2", "http/1.1"), "h2"),
+        (("http/1.1", "h2"), "h2"),
+        (("http/1.1",), "http/1.1"),
+        (("spdy/3",), None),
+        ((), None),
+    ],
+)
+async def test_alpn_follows_the_servers_preference_and_may_agree_on_nothing(files, handshakes, offered, agreed):
+    result, client = await agree(handshakes, files.client(*offered))
+    assert result.alpn == agreed
+    assert client.selected_alpn_protocol() == agreed
+
+
+async def test_tls_1_3_is_agreed_on_where_the_client_speaks_it(files, handshakes):
+    result, _ = await agree(handshakes, files.client("h2"))
+    assert result.version == "TLSv1.3"
+    assert result.client_certificate is None
+
+
+async def test_tls_1_2_is_agreed_on_with_an_ephemeral_aead_cipher(files, handshakes):
+    context = files.client("h2")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    result, _ = await agree(handshakes, context)
+    assert result.version == "TLSv1.2"
+    assert result.cipher.startswith("ECDHE-")
+    assert result.cipher.endswith(("GCM-SHA256", "GCM-SHA384", "POLY1305"))
+
+
+async def test_the_context_is_strict(files):
+    context = build_context(files.config)
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert context.options & ssl.OP_NO_COMPRESSION
+    assert context.num_tickets == 1
+    old = [cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] == "TLSv1.2"]
+    assert old
+    assert all(name.startswith("ECDHE-") and ("GCM" in name or "CHACHA20" in name) for name in old)
+
+
+async def test_a_self_signed_certificate_is_for_localhost():
+    handshakes = TlsHandshakes(TlsConfig(self_signed=True), ServerConfig())
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    result, client = await agree(handshakes, context)
+    assert result.version == "TLSv1.3"
+    assert b"localhost" in client.getpeercert(binary_form=True)
+
+
+# -- who is refused ------------------------------------------------------------
+
+
+async def test_a_silent_client_is_given_up_at_the_deadline(handshakes, autojump_clock):
+    near, _far = trio.testing.memory_stream_pair()
+    started = trio.current_time()
+    with pytest.raises(ConnectionClosed, match=r"server\.handshake_timeout \(10 s\)"):
+        await handshakes.handshake(near)
+    assert trio.current_time() - started == pytest.approx(10)
+
+
+async def test_a_client_that_stops_half_way_is_given_up_at_the_deadline(files, handshakes, autojump_clock):
+    near, far = trio.testing.memory_stream_pair()
+    outgoing = ssl.MemoryBIO()
+    client = files.client().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    await far.send_all(outgoing.read()[:100])
+    with pytest.raises(ConnectionClosed, match="not finished"):
+        await handshakes.handshake(near)
+
+
+async def test_silent_clients_do_not_lock_out_others(files, autojump_clock):
+    handshakes = TlsHandshakes(files.config, ServerConfig(max_tls_handshakes=1))
+    async with trio.open_nursery() as nursery:
+        kept = []
+        for first_bytes in (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"):
+            near, far = trio.testing.memory_stream_pair()
+            kept.append(far)
+            if first_bytes:
+                await far.send_all(first_bytes)
+            nursery.start_soon(handshakes.handshake, near)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(1):
+            await agree(handshakes, files.client())
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_limiter_is_given_back_however_a_handshake_ends(files, autojump_clock):
+    handshakes = TlsHandshakes(files.config, ServerConfig(max_tls_handshakes=1))
+    for data in (b"garbage" * 10, b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05abcde", b""):
+        near, far = trio.testing.memory_stream_pair()
+        if data:
+            await far.send_all(data)
+        await far.send_eof()
+        with pytest.raises(ConnectionClosed):
+            await handshakes.handshake(near)
+    result, _ = await agree(handshakes, files.client("h2"))
+    assert result.alpn == "h2"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", "plain HTTP"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "does not speak TLS"),
+        (bytes(range(256)), "does not speak TLS"),
+        (b"\x16\x03\x01\x00\x05hello", "TLS handshake"),
+        (b"\x16", "ended the connection"),
+    ],
+)
+async def test_what_is_not_tls_is_refused_with_a_reason(handshakes, data, reason):
+    near, far = trio.testing.memory_stream_pair()
+    await far.send_all(data)
+    await far.send_eof()
+    with pytest.raises(ConnectionClosed, match=reason):
+        await handshakes.handshake(near)
+
+
+async def test_a_client_of_tls_1_1_only_is_refused(handshakes):
+    # A ClientHello of TLS 1.1 (client_version 03 02), without extensions.
+    suites = bytes.fromhex("c013c014002f0035")
+    hello = b"\x03\x02" + bytes(32) + b"\x00" + len(suites).to_bytes(2, "big") + suites + b"\x01\x00"
+    record = b"\x01" + len(hello).to_bytes(3, "big") + hello
+    near, far = trio.testing.memory_stream_pair()
+    await far.send_all(b"\x16\x03\x01" + len(record).to_bytes(2, "big") + record)
+    with pytest.raises(ConnectionClosed, match=r"nothing newer than TLS 1\.1"):
+        await handshakes.handshake(near)
+
+
+async def test_a_client_that_does_not_trust_us_is_named_so(handshakes):
+    near, far = trio.testing.memory_stream_pair()
+    context = ssl.create_default_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # in TLS 1.3 its alert comes after the handshake
+    bio_in, bio_out = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(bio_in, bio_out, server_hostname="localhost")
+
+    async def distrust() -> None:
+        while True:
+            try:
+                client.do_handshake()
+            except ssl.SSLWantReadError:
+                await far.send_all(bio_out.read())
+                bio_in.write(await far.receive_some())
+            except ssl.SSLError:
+                await far.send_all(bio_out.read())
+                return
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(distrust)
+        with pytest.raises(ConnectionClosed, match="does not trust"):
+            await handshakes.handshake(near)
+
+
+async def test_a_thousand_failures_a_second_are_one_line_of_log(handshakes, caplog, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(tls_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(tls_module, "_failures", tls_module._FailureLog())
+    caplog.set_level("INFO", "engine.transport.tls")
+    for moment in (100.0, 100.1, 100.9, 101.1):
+        clock[0] = moment
+        near, far = trio.testing.memory_stream_pair()
+        await far.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(ConnectionClosed):
+            await handshakes.handshake(near)
+    assert [record.getMessage() for record in caplog.records] == [
+        "TLS handshake failed: the client speaks plain HTTP",
+        "TLS handshake failed: the client speaks plain HTTP (and 2 more since the last line)",
+    ]
+
+
+# -- bytes read ahead ----------------------------------------------------------
+
+
+async def test_bytes_that_were_read_ahead_are_replayed_in_any_size():
+    near, far = trio.testing.memory_stream_pair()
+    stream = ReplayStream(near, b"abcdef")
+    assert await stream.receive_some(2) == b"ab"
+    assert await stream.receive_some() == b"cdef"
+    await far.send_all(b"gh")
+    assert await stream.receive_some() == b"gh"
+    await stream.send_all(b"back")
+    assert await far.receive_some() == b"back"
+    await stream.aclose()
+    assert await far.receive_some() == b""
+
+
+async def test_a_handshake_goes_on_from_bytes_that_were_read_ahead(files, handshakes):
+    near, far = trio.testing.memory_stream_pair()
+    client = trio.SSLStream(far, files.client("h2"), server_hostname="localhost", https_compatible=False)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, b"ping")
+        peeked = await near.receive_some(1)
+        assert peeked == b"\x16"
+        result = await handshakes.handshake(ReplayStream(near, bytes(peeked)))
+        assert await result.stream.receive_some() == b"ping"
+
+
+# -- reloads -------------------------------------------------------------------
+
+
+def names(client: trio.SSLStream) -> set[str]:
+    return {value for kind, value in client.getpeercert()["subjectAltName"] if kind == "DNS"}
+
+
+async def test_a_reload_serves_the_new_certificate_to_new_connections(files, handshakes):
+    old_result, old_client = await agree(handshakes, files.client())
+    files.write("new.example")
+    assert handshakes.reload() is True
+    _, new_client = await agree(handshakes, files.client())
+    assert "new.example" not in names(old_client)
+    assert "new.example" in names(new_client)
+    await old_result.stream.send_all(b"still here")  # connections keep what they agreed on
+    assert await old_client.receive_some() == b"still here"
+
+
+@pytest.mark.parametrize("damage", ["key of another", "no key", "no certificate", "garbage", "empty"])
+async def test_a_failed_reload_keeps_serving_the_old_certificate(files, handshakes, damage, caplog):
+    match damage:
+        case "key of another":
+            files.key.write_bytes(trustme.CA().issue_cert("x").private_key_pem.bytes())
+        case "no key":
+            files.key.unlink()
+        case "no certificate":
+            files.cert.unlink()
+        case "garbage":
+            files.cert.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        case "empty":
+            files.cert.write_bytes(b"")
+    assert handshakes.reload() is False
+    assert "the old ones stay in use" in caplog.text
+    result, _ = await agree(handshakes, files.client("h2"))
+    assert result.alpn == "h2"
+
+
+# -- start-up mistakes ---------------------------------------------------------
+
+
+def test_a_missing_file_is_named_with_its_setting(files):
+    with pytest.raises(StartupError, match=r"cannot read tls\.key_file '/nowhere/key\.pem': No such file"):
+        build_context(TlsConfig(cert_file=str(files.cert), key_file="/nowhere/key.pem"))
+    with pytest.raises(StartupError, match=r"cannot read tls\.cert_file '/nowhere/cert\.pem': No such file"):
+        build_context(TlsConfig(cert_file="/nowhere/cert.pem", key_file=str(files.key)))
+
+
+def test_a_key_of_another_certificate_is_told(files):
+    files.key.write_bytes(trustme.CA().issue_cert("x").private_key_pem.bytes())
+    with pytest.raises(StartupError, match="is not the key of the certificate"):
+        build_context(files.config)
+
+
+def test_a_certificate_without_a_key_in_the_same_file_is_told(files):
+    with pytest.raises(StartupError, match="do not hold a PEM certificate and its key"):
+        build_context(TlsConfig(cert_file=str(files.cert)))
+
+
+def test_certificate_and_key_can_be_one_file(files):
+    files.cert.write_bytes(files.cert.read_bytes() + files.key.read_bytes())
+    build_context(TlsConfig(cert_file=str(files.cert)))
+
+
+def test_an_encrypted_key_is_refused_instead_of_asked_for_on_the_terminal(files):
+    from cryptography.hazmat.primitives import serialization
+
+    key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    files.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(StartupError, match="is encrypted"):
+        build_context(files.config)
+
+
+def test_without_trustme_a_self_signed_certificate_says_what_to_install(monkeypatch):
+    real_import = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name == "trustme":
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(StartupError, match=r"pip install 'engine\[tls-dev\]'"):
+        build_context(TlsConfig(self_signed=True))
+
+
+# -- with the byte stream around it, over memory and over sockets --------------
+
+
+def wrap(stream: trio.abc.Stream) -> WrappedByteStream:
+    return WrappedByteStream(stream, read_size=65536, close_timeout=1.0)
+
+
+async def test_an_end_without_close_notify_reads_as_an_end(files, handshakes):
+    result, client = await agree(handshakes, files.client())
+    await client.send_all(b"last words")
+    await client.transport_stream.aclose()
+    stream = wrap(result.stream)
+    assert await stream.receive_some() == b"last words"
+    assert await stream.receive_some() == b""
+
+
+async def test_closing_says_close_notify_so_that_a_strict_client_sees_a_whole_body(files, handshakes):
+    result, client = await agree(handshakes, files.client())
+    stream = wrap(result.stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.aclose)
+        assert await client.receive_some() == b""  # and not BrokenResourceError(SSLEOFError)
+
+
+async def test_closing_does_not_wait_for_a_client_that_does_not_read(files, handshakes, autojump_clock):
+    result, client = await agree(handshakes, files.client())
+
+    class Full(ReplayStream):
+        async def send_all(self, data) -> None:
+            await trio.sleep_forever()
+
+    result.stream.transport_stream = Full(result.stream.transport_stream)
+    started = trio.current_time()
+    await wrap(result.stream).aclose()
+    assert trio.current_time() - started == pytest.approx(1.0)
+    assert await client.transport_stream.receive_some() == b""
+
+
+async def test_a_large_send_is_encrypted_in_small_pieces(files, handshakes):
+    result, client = await agree(handshakes, files.client())
+    sizes: list[int] = []
+    real = result.stream.send_all
+
+    async def send_all(data) -> None:
+        sizes.append(len(data))
+        await real(data)
+
+    result.stream.send_all = send_all
+    body = bytes(1_000_000)
+    received = bytearray()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wrap(result.stream).send_all, body)
+        while len(received) < len(body):
+            received += await client.receive_some()
+    assert received == body
+    assert max(sizes) <= 64 * 1024
+
+
+@pytest.fixture
+async def echo_port(handshakes, nursery) -> int:
+    """An echo server behind TLS on a real socket."""
+
+    async def serve(raw: trio.SocketStream) -> None:
+        try:
+            result = await handshakes.handshake(raw)
+        except ConnectionClosed:
+            await raw.aclose()
+            return
+        stream = wrap(result.stream)
+        while data := await stream.receive_some():
+            await stream.send_all(data)
+        await stream.aclose()
+
+    listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+    return listeners[0].socket.getsockname()[1]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_blocking_openssl_client_is_served_and_sees_an_orderly_end(files, echo_port, version):
+    import socket
+
+    context = files.client("http/1.1")
+    context.maximum_version = context.minimum_version = version
+
+    def talk() -> bytes:
+        with (
+            socket.create_connection(("127.0.0.1", echo_port), timeout=10) as raw,
+            context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client,
+        ):
+            client.sendall(b"x" * 100_000)
+            received = b""
+            while len(received) < 100_000:
+                received += client.recv(65536)
+            client.unwrap()  # sends close_notify and demands the server's
+            return received
+
+    assert await trio.to_thread.run_sync(talk) == b"x" * 100_000
+
+
+async def test_plain_http_and_garbage_on_a_tls_socket_end_the_connection_and_no_other(files, echo_port):
+    healthy = await trio.open_ssl_over_tcp_stream("localhost", echo_port, ssl_context=files.client())
+    async with healthy:
+        await healthy.send_all(b"1")
+        assert await healthy.receive_some() == b"1"
+        for data in (b"GET / HTTP/1.1\r\n\r\n", bytes(500), b"\x16\x03\x01\xff\xff" + bytes(100)):
+            async with await trio.open_tcp_stream("127.0.0.1", echo_port) as stream:
+                await stream.send_all(data)
+                await stream.send_eof()
+                with trio.fail_after(5):
+                    assert await receive_or_reset(stream) == b""
+        await healthy.send_all(b"2")
+        assert await healthy.receive_some() == b"2"
+
+
+async def receive_or_reset(stream: trio.abc.Stream) -> bytes:
+    try:
+        return bytes(await stream.receive_some())
+    except trio.BrokenResourceError:
+        return b""  # a reset, where bytes of ours were left unread
