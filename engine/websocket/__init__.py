@@ -1,0 +1,1 @@
+"""WebSocket for handlers: the endpoint that accepts, and the object they hold."""
