@@ -1,0 +1,212 @@
+"""`CallContext`: what a handler holds of its call beside the request.
+
+Owns: the response's metadata and the order of its parts (head, messages, status). How they look on the
+wire is the codec's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NoReturn
+
+import trio
+
+from engine.errors import Http2Code, LocalProtocolError, RpcError, StatusCode
+from engine.transport.exchange import CancelReason
+from engine.wire.grpc import metadata as wire_metadata
+from engine.wire.grpc.metadata import Metadata, MetadataLike
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from engine.grpc.codec import GrpcCodec
+    from engine.grpc.requests import RequestStream
+    from engine.grpc.service import BoundMethod, MethodSpec
+    from engine.transport.exchange import Exchange, Fields, Peer
+
+__all__ = ["CallContext"]
+
+_SENDS_BETWEEN_CHECKPOINTS = 32  # a checkpoint costs what two small messages cost
+
+_LARGE_REPLY = 64 * 1024  # bytes; smaller ones are queued whole and the handler's task ends
+
+_ON_CANCELLED = {
+    CancelReason.DEADLINE: (StatusCode.DEADLINE_EXCEEDED, "the deadline expired on the server"),
+    CancelReason.SHUTDOWN: (StatusCode.UNAVAILABLE, "the server is stopping"),
+}
+
+
+class CallContext:
+    """One call, as its handler sees it."""
+
+    __slots__ = ("_codec", "_exchange", "_metadata", "_method", "_requests", "_sent", "_trailing")
+
+    def __init__(self, exchange: Exchange, method: BoundMethod, codec: GrpcCodec) -> None:
+        # immutable
+        self._exchange = exchange
+        self._method = method
+        self._codec = codec
+        # owned by the exchange task
+        self._requests: RequestStream[object] | None = None  # of a bidirectional call
+        self._metadata: Metadata | None = None
+        self._trailing: Fields = ()
+        self._sent = 0
+
+    # -- the call -------------------------------------------------------------
+
+    @property
+    def method(self) -> MethodSpec:
+        """The method that was called."""
+        return self._method.spec
+
+    @property
+    def metadata(self) -> Metadata:
+        """The client's metadata in order of arrival, duplicates kept; `-bin` values are bytes."""
+        if self._metadata is None:
+            decoded = wire_metadata.decode(self._exchange.head.headers)
+            if isinstance(decoded, RpcError):
+                raise decoded
+            self._metadata = decoded
+        return self._metadata
+
+    @property
+    def peer(self) -> Peer:
+        """Address, TLS version and client certificate of the other end."""
+        return self._exchange.peer
+
+    @property
+    def deadline(self) -> float | None:
+        """When the call ends by itself (`trio.current_time()` seconds), or None."""
+        deadline = self._exchange.scope.deadline
+        return None if deadline == math.inf else deadline
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline, never below 0; None without a deadline."""
+        deadline = self.deadline
+        return None if deadline is None else max(0.0, deadline - trio.current_time())
+
+    @property
+    def cancelled(self) -> CancelReason | None:
+        """Why the handler is being cancelled, or None: for clean-up code that wants to know.
+
+        The expiry of the deadline is recorded after the handler has ended; see `time_remaining`.
+        """
+        return self._exchange.cancel_reason
+
+    @property
+    def draining(self) -> bool:
+        """The server wants to stop: long-lived streams should end soon."""
+        return self._exchange.draining
+
+    # -- answering ------------------------------------------------------------
+
+    async def send_initial_metadata(self, metadata: MetadataLike = ()) -> None:
+        """Send the response head now, before any message.
+
+        Cancellation leaves it queued.
+
+        Raises:
+            LocalProtocolError: the head, or a message, was sent before; or the metadata is not valid.
+        """
+        if self._exchange.status:
+            raise LocalProtocolError("initial metadata was sent before; send it once, before the first message")
+        self._codec.write_head(self._exchange, wire_metadata.encode(metadata))
+        await self._exchange.drain()
+
+    def set_trailing_metadata(self, metadata: MetadataLike) -> None:
+        """Metadata to send after the last message, with the status; replaces what was set before.
+
+        Raises:
+            LocalProtocolError: the metadata is not valid.
+        """
+        self._trailing = tuple(wire_metadata.encode(metadata))
+
+    def abort(self, code: StatusCode, message: str = "", *, details: bytes | None = None) -> NoReturn:
+        """End the call with this status.
+
+        Args:
+            details: a serialised `google.rpc.Status`.
+
+        Raises:
+            RpcError: always.
+        """
+        if code is StatusCode.OK:
+            raise LocalProtocolError("abort needs a status other than OK; return from the handler instead")
+        raise RpcError(code, message, details)
+
+    async def send(self, message: Message) -> None:
+        """Send one message of a streaming response; waits while the client reads slowly.
+
+        Small messages that follow each other leave in one write. Cancellation never cuts a message.
+
+        Raises:
+            LocalProtocolError: the method's response is not a stream.
+            ConnectionClosed: the response cannot arrive any more.
+        """
+        if not self._method.response_streaming:
+            raise LocalProtocolError(f"{self.method.path} has one response: return it from the handler")
+        payload = self._method.encode(message)
+        exchange = self._exchange
+        if not exchange.status:
+            self._codec.write_head(exchange)
+        self._codec.write_message(exchange, payload)
+        self._sent += 1
+        if exchange.queued > exchange.config.http2.send_buffer // 2:
+            await exchange.drain()
+        elif self._requests is not None and not self._requests.has_message:
+            exchange.flush()  # the client may be waiting for this before it goes on
+        else:
+            exchange.flush_soon()
+        if self._sent % _SENDS_BETWEEN_CHECKPOINTS:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    # -- for the endpoint -----------------------------------------------------
+
+    def attach_requests(self, requests: RequestStream[object]) -> None:
+        """A bidirectional call: its replies leave at once where no further request waits."""
+        self._requests = requests
+
+    def finish(self) -> None:
+        """Queue status OK and put everything on the wire."""
+        exchange = self._exchange
+        if not exchange.status:
+            self._codec.write_head(exchange)
+        self._codec.write_status(exchange, StatusCode.OK, metadata=self._trailing)
+        exchange.flush()
+
+    async def finish_with(self, payload: bytes) -> None:
+        """Send the only message of a response and status OK."""
+        exchange = self._exchange
+        if len(payload) < _LARGE_REPLY:
+            self._codec.write_reply(exchange, payload, self._trailing)
+            exchange.flush()
+            return
+        # The deadline guards a large reply until the client has taken it.
+        if not exchange.status:
+            self._codec.write_head(exchange)
+        self._codec.write_message(exchange, payload)
+        await exchange.drain()
+        self.finish()
+
+    def fail(self, error: RpcError) -> None:
+        """End the call with the status of `error`."""
+        exchange = self._exchange
+        if exchange.response_ended:
+            return
+        trailing = (*self._trailing, *wire_metadata.encode(error.trailers)) if error.trailers else self._trailing
+        # An error without a status is a contradiction; a client must not take it for success.
+        code = StatusCode.UNKNOWN if error.code is StatusCode.OK else error.code
+        self._codec.write_status(exchange, code, error.message, details=error.details, metadata=trailing)
+        exchange.flush()
+
+    def on_cancelled(self, reason: CancelReason) -> None:
+        """Tell a client that still listens why its call has ended."""
+        exchange = self._exchange
+        answer = _ON_CANCELLED.get(reason)
+        if answer is None or exchange.response_ended:
+            return
+        self._codec.write_status(exchange, *answer, metadata=self._trailing)
+        exchange.flush()
+        exchange.reset(Http2Code.NO_ERROR)

@@ -1,0 +1,116 @@
+"""What a service consists of: its methods, their paths and types, and the base of generated code.
+
+Never handles a call. `protoc-gen-engine` writes subclasses of `ServiceBase`; they can be written by
+hand as well, with any pair of functions that turn bytes into objects and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from engine.errors import ConfigError, RpcError, StatusCode
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = ["MethodKind", "MethodSpec", "ServiceBase", "ServiceSpec", "StreamingReply", "unimplemented"]
+
+_Reply = TypeVar("_Reply")
+
+StreamingReply = AsyncIterator[_Reply] | Awaitable[None]
+"""What a handler that streams may be: an async generator of messages, or a coroutine that calls
+`context.send`."""
+
+
+class MethodKind(Enum):
+    """Which sides of a call are streams."""
+
+    UNARY = "unary"
+    SERVER_STREAMING = "server streaming"
+    CLIENT_STREAMING = "client streaming"
+    BIDIRECTIONAL = "bidirectional"
+
+    @property
+    def request_streaming(self) -> bool:
+        return self in (MethodKind.CLIENT_STREAMING, MethodKind.BIDIRECTIONAL)
+
+    @property
+    def response_streaming(self) -> bool:
+        return self in (MethodKind.SERVER_STREAMING, MethodKind.BIDIRECTIONAL)
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """One method, as its .proto file has it."""
+
+    path: str  # "/greet.Greeter/SayHello"
+    kind: MethodKind
+    request_type: type[Message]
+    response_type: type[Message]
+    name: str  # of the handler: "say_hello"
+    no_side_effects: bool = False  # option idempotency_level = NO_SIDE_EFFECTS
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """One service."""
+
+    name: str  # "greet.Greeter"
+    methods: tuple[MethodSpec, ...]
+    file: str = ""  # the .proto file, as the descriptor pool knows it: "greet.proto"
+
+
+class ServiceBase:
+    """The base of every generated service class; derive from the generated one and override its methods."""
+
+    __service__: ClassVar[ServiceSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundMethod:
+    """A method and what runs it."""
+
+    spec: MethodSpec
+    handler: Callable[..., Any]
+    decode: Callable[[bytes], Any]
+    encode: Callable[[Any], bytes]
+    request_streaming: bool  # of `spec.kind`: read at every call
+    response_streaming: bool
+
+
+def bind(service: ServiceBase) -> list[BoundMethod]:
+    """The methods of a service with the handlers of this instance.
+
+    Raises:
+        ConfigError: it is no service, or lacks a handler that its specification names.
+    """
+    if isinstance(service, type):
+        raise ConfigError("service", service.__name__, "give an instance, not the class")
+    spec = getattr(service, "__service__", None)
+    if not isinstance(spec, ServiceSpec):
+        hint = "give an instance of a class that derives from a generated ...Base class"
+        raise ConfigError("service", type(service).__name__, hint)
+    bound: list[BoundMethod] = []
+    for method in spec.methods:
+        handler = getattr(service, method.name, None)
+        if not callable(handler):
+            raise ConfigError("service", spec.name, f"{type(service).__name__} has no method {method.name!r}; write it")
+        bound.append(
+            BoundMethod(
+                method,
+                handler,
+                method.request_type.FromString,
+                method.response_type.SerializeToString,
+                method.kind.request_streaming,
+                method.kind.response_streaming,
+            )
+        )
+    return bound
+
+
+def unimplemented(path: str) -> RpcError:
+    """What a handler that nobody wrote raises."""
+    return RpcError(StatusCode.UNIMPLEMENTED, f"method {path} is not implemented")
