@@ -1,0 +1,1 @@
+"""SignalR hubs: the endpoint, the hub that users write, and everything between."""

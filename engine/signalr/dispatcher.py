@@ -1,0 +1,382 @@
+"""From messages to methods: which invocation runs when, and what its outcome tells the client.
+
+Owns: the queue of invocations of one connection, the slots that run them, streams, cancellation, and
+the invocation barrier. Never reads or frames bytes.
+
+Theory of operation. `receive` is called by the reader and never waits: it queues an invocation and
+hands it a free slot, if there is one. The first slot belongs to the connection's own task, which
+parks in `run` between invocations; so while one invocation at a time is allowed there is no task per
+invocation, and no switch between those of one batch. A plain `def` method that finds the connection
+idle runs at once, in the reader's task. With `signalr.parallel_invocations` above one, further slots
+are tasks that live while there is work. Streams are tasks of their own and take no slot. An
+invocation that waits for a client's result gives its slot up (`Slot.release`), so that what the
+client sends meanwhile is not stuck behind it.
+
+What runs a method here is the invocation barrier, one of the four places that catch Exception.
+
+Spec: docs/specs/HubProtocol.md, "Invocations"; DefaultHubDispatcher.cs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import outcome
+import trio
+
+from engine.errors import RemoteProtocolError
+from engine.signalr import texts
+from engine.signalr.binding import ArgumentsRejected, HubMethod
+from engine.wire.signalr.messages import Invocation, StreamInvocation
+
+if TYPE_CHECKING:
+    from engine.signalr.connection import HubConnection
+
+_HIGH_WATER = 64 * 1024  # bytes queued before an invocation waits; as in `engine.transport.outbox`
+_YIELD_EVERY = 64  # stream items between two checkpoints that let other tasks run
+
+
+class Slot:
+    """The right to run one invocation at a time."""
+
+    __slots__ = ("_dispatcher", "released", "scope")
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.released = False  # by the invocation that runs now
+        self.scope = trio.CancelScope()
+
+    def release(self) -> None:
+        """Let the next invocation start before this one has ended. Idempotent for an invocation."""
+        if not self.released:
+            self.released = True
+            self._dispatcher.slot_free()
+
+
+class Dispatcher:
+    """Runs the invocations of one connection."""
+
+    __slots__ = (
+        "_cancellable",
+        "_connection",
+        "_finishing",
+        "_idle",
+        "_limit",
+        "_max_pending",
+        "_nursery",
+        "_paused",
+        "_pending",
+        "_running",
+    )
+
+    def __init__(self, connection: HubConnection, parallel_invocations: int, max_pending: int) -> None:
+        # immutable
+        self._connection = connection
+        self._limit = parallel_invocations
+        self._max_pending = max_pending
+        # owned by the reader and the slots, which all are synchronous towards each other
+        self._pending: deque[Invocation | StreamInvocation] = deque()
+        self._running = 0  # slots in use
+        self._paused = False
+        self._finishing = False
+        self._idle: trio.lowlevel.Task | None = None  # the connection's task, parked
+        self._nursery: trio.Nursery | None = None
+        self._cancellable: dict[str, trio.CancelScope] = {}
+
+    # -- for the reader -------------------------------------------------------
+
+    def receive(self, message: Invocation | StreamInvocation) -> None:
+        """Run an invocation, now or in its turn."""
+        if self._finishing:
+            return
+        if not self._pending and self._nursery is not None:
+            if isinstance(message, StreamInvocation):
+                self._start_stream(message)
+                return
+            if self._idle is not None and not self._running:
+                method = self._connection.hub.methods.find(message.target)
+                if method is not None and method.is_immediate:
+                    self._invoke_now(message, method)
+                    return
+        self._pending.append(message)
+        if len(self._pending) >= self._max_pending and not self._paused:
+            self._paused = True
+            self._connection.transport.pause()
+        self._use_free_slot()
+
+    def cancel(self, invocation_id: str) -> None:
+        """Cancel a call or stream; unknown ids are ignored."""
+        scope = self._cancellable.get(invocation_id)
+        if scope is not None:
+            scope.cancel()
+            return
+        for message in self._pending:
+            if message.invocation_id == invocation_id:
+                self._pending.remove(message)
+                self._refuse(message, texts.invocation_failed(message.target, ""))
+                return
+
+    @property
+    def paused(self) -> bool:
+        """Reading is paused because too much is pending."""
+        return self._paused
+
+    @property
+    def more(self) -> bool:
+        """Another invocation is about to write."""
+        return bool(self._pending)
+
+    def finish(self) -> None:
+        """Take nothing more; `run` returns when what was received before has been run."""
+        self._finishing = True
+        self._resume_reading()
+        self._wake(owns_slot=False)
+
+    def abandon(self) -> None:
+        """Start nothing more: the connection is gone."""
+        self._pending.clear()
+        self.finish()
+
+    # -- slots ----------------------------------------------------------------
+
+    async def run(self) -> None:
+        """The first slot, in the connection's task. Returns after `finish`; streams are cancelled then.
+
+        Cancellation ends all invocations.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                slot = Slot(self)
+                while not await self._work(slot):
+                    pass  # an invocation was cancelled, and the scope with it
+            finally:
+                self._nursery = None
+            nursery.cancel_scope.cancel()
+
+    def slot_free(self) -> None:
+        """A slot was given up in the middle of an invocation."""
+        self._running -= 1
+        self._use_free_slot()
+
+    def _use_free_slot(self) -> None:
+        """Hand a free slot to the parked connection task, or else to a new task."""
+        if self._pending and self._running < self._limit and self._nursery is not None:
+            self._running += 1
+            if not self._wake(owns_slot=True):
+                self._nursery.start_soon(self._work_aside)
+
+    async def _work(self, slot: Slot) -> bool:
+        """Run what is pending and park, in turns; True: finished, False: an invocation was cancelled."""
+        with trio.CancelScope() as slot.scope:
+            while not slot.scope.cancel_called:
+                if self._pending and self._running < self._limit:
+                    self._running += 1
+                elif self._finishing and not self._pending and not self._running:
+                    return True
+                elif not await self._park():
+                    continue
+                await self._run_pending(slot)
+        return False
+
+    async def _work_aside(self) -> None:
+        """A further slot: a task that ends when nothing is pending."""
+        slot = Slot(self)
+        while True:
+            with trio.CancelScope() as slot.scope:
+                await self._run_pending(slot)
+            if not self._pending or self._running >= self._limit:
+                break
+            self._running += 1
+        if self._finishing:
+            self._wake(owns_slot=False)
+
+    async def _run_pending(self, slot: Slot) -> None:
+        """Own a slot: run one invocation after the other, then give the slot back."""
+        slot.released = False
+        scope, cancellable = slot.scope, self._cancellable
+        try:
+            while self._pending and not slot.released and not scope.cancel_called:
+                message = self._take()
+                if isinstance(message, StreamInvocation):
+                    self._start_stream(message)
+                    continue
+                invocation_id = message.invocation_id
+                if invocation_id is None or invocation_id in cancellable:
+                    await self._invoke(message, slot)
+                    continue
+                cancellable[invocation_id] = scope
+                try:
+                    await self._invoke(message, slot)
+                finally:
+                    del cancellable[invocation_id]
+        finally:
+            if not slot.released:
+                slot.released = True
+                self._running -= 1
+
+    def _take(self) -> Invocation | StreamInvocation:
+        message = self._pending.popleft()
+        if self._paused and len(self._pending) <= self._max_pending // 2:
+            self._resume_reading()
+        return message
+
+    def _resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._connection.transport.resume()
+
+    async def _park(self) -> bool:
+        """Wait for an invocation; True: a slot comes with it."""
+        self._idle = trio.lowlevel.current_task()
+        owns_slot: bool = await trio.lowlevel.wait_task_rescheduled(self._abort_park)
+        return owns_slot
+
+    def _wake(self, *, owns_slot: bool) -> bool:
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            trio.lowlevel.reschedule(idle, outcome.Value(owns_slot))
+        return idle is not None
+
+    def _abort_park(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._idle = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    # -- invocations ----------------------------------------------------------
+
+    async def _invoke(self, message: Invocation, slot: Slot) -> None:
+        """Run one call; its outcome is the completion, whatever the method raises."""
+        connection = self._connection
+        bound = self._bind(message, stream=False)
+        if bound is None:
+            return
+        method, arguments = bound
+        try:
+            result = method.function(connection.make_hub(slot), *arguments)
+            if method.is_async:
+                result = await result
+        except trio.Cancelled:
+            self._refuse(message, texts.invocation_failed(method.wire_name, ""))
+            raise
+        except Exception as error:  # the invocation barrier
+            self._fail(message, method, error)
+        else:
+            self._complete(message, result)
+        if connection.transport.queued > _HIGH_WATER:
+            await connection.drain()
+
+    def _invoke_now(self, message: Invocation, method: HubMethod) -> None:
+        """`_invoke` for a plain `def` method, in the reader's task."""
+        bound = self._bind(message, stream=False)
+        if bound is None:
+            return
+        try:
+            result = method.function(self._connection.make_hub(None), *bound[1])
+        except Exception as error:  # the invocation barrier
+            self._fail(message, method, error)
+        else:
+            self._complete(message, result)
+
+    def _bind(
+        self, message: Invocation | StreamInvocation, *, stream: bool
+    ) -> tuple[HubMethod, tuple[Any, ...]] | None:
+        """The method and its arguments, or None where the client was told why not."""
+        connection = self._connection
+        method = connection.hub.methods.find(message.target)
+        refusal = None
+        if method is None:
+            refusal = texts.unknown_method(message.target)
+        else:
+            name = method.wire_name
+            try:
+                arguments = method.bind(connection.protocol, message.arguments)
+            except ArgumentsRejected as error:
+                detail = f" {error}" if connection.hub.detailed_errors else ""
+                refusal = texts.cannot_invoke(name, detail)
+            except RemoteProtocolError as error:
+                connection.fail(error)
+                return None
+            else:
+                if method.is_stream is not stream:
+                    refusal = texts.plain_method(name) if stream else texts.streaming_method(name)
+                elif message.stream_ids:
+                    refusal = texts.wrong_streams(name, len(message.stream_ids), 0)
+                else:
+                    return method, arguments
+        self._refuse(message, refusal)
+        return None
+
+    def _complete(self, message: Invocation, result: Any) -> None:
+        if message.invocation_id is None:
+            return
+        connection = self._connection
+        try:
+            payload = connection.protocol.result(message.invocation_id, result)
+        except Exception as error:  # the invocation barrier: a result that has no form on the wire
+            connection.log_error(message.target, error)
+            connection.fail(error)
+        else:
+            connection.send(payload)
+
+    def _fail(self, message: Invocation, method: HubMethod, error: Exception) -> None:
+        connection = self._connection
+        connection.log_error(method.wire_name, error)
+        detail = texts.detail(error, detailed=connection.hub.detailed_errors)
+        self._refuse(message, texts.invocation_failed(method.wire_name, detail))
+
+    def _refuse(self, message: Invocation | StreamInvocation, text: str) -> None:
+        """Answer with an error, unless nobody waits for an answer."""
+        if message.invocation_id is not None:
+            connection = self._connection
+            connection.send(connection.protocol.error(message.invocation_id, text))
+
+    # -- streams --------------------------------------------------------------
+
+    def _start_stream(self, message: StreamInvocation) -> None:
+        # Synchronous up to here: an id is taken, and can be cancelled, from the moment of its arrival.
+        bound = self._bind(message, stream=True)
+        if bound is None:
+            return
+        if message.invocation_id in self._cancellable:
+            self._refuse(message, texts.id_in_use(message.invocation_id))
+            return
+        if self._nursery is None:
+            raise AssertionError("streams start only while the dispatcher runs")
+        scope = self._cancellable[message.invocation_id] = trio.CancelScope()
+        self._nursery.start_soon(self._stream, message.invocation_id, scope, *bound)
+
+    async def _stream(
+        self, invocation_id: str, scope: trio.CancelScope, method: HubMethod, arguments: tuple[Any, ...]
+    ) -> None:
+        """Send the items of one stream; a cancelled one ends without an error."""
+        connection = self._connection
+        try:
+            with scope:
+                items = method.function(connection.make_hub(None), *arguments)
+                if inspect.isawaitable(items):
+                    items = await items
+                await self._send_items(invocation_id, items)
+        except Exception as error:  # the invocation barrier
+            connection.log_error(method.wire_name, error)
+            text = texts.stream_failed(texts.detail(error, detailed=connection.hub.detailed_errors))
+            connection.send(connection.protocol.error(invocation_id, text))
+        else:
+            connection.send(connection.protocol.finished(invocation_id))
+        finally:
+            del self._cancellable[invocation_id]
+
+    async def _send_items(self, invocation_id: str, items: AsyncIterable[Any]) -> None:
+        connection, encode = self._connection, self._connection.protocol.stream_item
+        transport, operations = connection.transport, 0
+        async with aclosing(items) if isinstance(items, AsyncGenerator) else nullcontext():
+            async for item in items:
+                connection.send(encode(invocation_id, item), more=True)
+                operations += 1
+                if transport.queued > _HIGH_WATER:
+                    await connection.drain()
+                if operations % _YIELD_EVERY == 0:
+                    await trio.lowlevel.checkpoint()

@@ -1,0 +1,208 @@
+"""The registry of connections, groups and users, behind a seam for other processes and machines.
+
+Owns: who is connected, who is in which group, and delivery to them. Never waits for a slow client in
+a broadcast: a message is encoded once for each kind of receiver, the same bytes go into every outbox,
+and whoever has let its outbox fill up is closed (`LocalLifetimeManager.slow_closed` counts them).
+
+`HubLifetimeManager` is the seam: a backplane implements the same calls over many processes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from engine.errors import ConnectionClosed, LimitExceeded, LimitKind
+from engine.signalr.texts import no_such_connection
+
+if TYPE_CHECKING:
+    from engine.signalr.connection import HubConnection
+    from engine.wire.signalr.messages import HubProtocol
+
+_NOBODY: frozenset[str] = frozenset()
+_HIGH_WATER = 64 * 1024  # bytes in one outbox; as in `engine.transport.outbox`
+_YIELD_EVERY = 256  # deliveries of a broadcast between two looks at what else wants to run; about 1 ms
+
+
+class OutgoingCall:
+    """A call of a client method that is encoded once for each kind of receiver."""
+
+    __slots__ = ("_frames", "arguments", "target")
+
+    def __init__(self, target: str, arguments: Sequence[Any]) -> None:
+        self.target = target
+        self.arguments = arguments
+        self._frames: dict[tuple[str, str], bytes] = {}
+
+    def frame(self, connection: HubConnection, protocol: HubProtocol) -> bytes:
+        """The bytes for this connection's protocol and transport.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be encoded.
+        """
+        key = (protocol.name, connection.transport.framing)
+        frame = self._frames.get(key)
+        if frame is None:
+            payload = protocol.invocation(self.target, self.arguments)
+            frame = self._frames[key] = connection.transport.frame(payload)
+        return frame
+
+
+class HubLifetimeManager(ABC):
+    """Delivery to connections, groups and users of one hub. Unknown receivers are no error."""
+
+    @abstractmethod
+    async def connected(self, connection: HubConnection) -> None:
+        """A connection finished its handshake."""
+
+    @abstractmethod
+    async def disconnected(self, connection: HubConnection) -> None:
+        """A connection is gone; it leaves all its groups."""
+
+    @abstractmethod
+    async def send_all(self, call: OutgoingCall, excluded: Collection[str] = _NOBODY) -> None:
+        """To everybody but the excluded connection ids."""
+
+    @abstractmethod
+    async def send_connections(self, call: OutgoingCall, connection_ids: Iterable[str]) -> None:
+        """To these connections; with only one it waits for that client's outbox to have room."""
+
+    @abstractmethod
+    async def send_groups(self, call: OutgoingCall, groups: Iterable[str], excluded: Collection[str] = _NOBODY) -> None:
+        """To the members of these groups, once each."""
+
+    @abstractmethod
+    async def send_users(self, call: OutgoingCall, user_ids: Iterable[str]) -> None:
+        """To all connections of these users."""
+
+    @abstractmethod
+    async def invoke(self, connection_id: str, target: str, arguments: Sequence[Any], result_type: Any) -> Any:
+        """Call one client and wait for its result.
+
+        Raises:
+            HubError: the client answered with an error.
+            ConnectionClosed: it is not there, or went away.
+        """
+
+    @abstractmethod
+    async def add_to_group(self, connection_id: str, group: str) -> None:
+        """Idempotent.
+
+        Raises:
+            LimitExceeded: it is in `signalr.max_groups` groups.
+        """
+
+    @abstractmethod
+    async def remove_from_group(self, connection_id: str, group: str) -> None:
+        """Idempotent."""
+
+
+class LocalLifetimeManager(HubLifetimeManager):
+    """All connections live in this process."""
+
+    def __init__(self) -> None:
+        self._connections: dict[str, HubConnection] = {}
+        self._groups: dict[str, dict[str, HubConnection]] = {}
+        self._users: dict[str, dict[str, HubConnection]] = {}
+        self._call_ids = count(1)
+        self.slow_closed = 0  # connections that were closed because they took too little
+
+    def __len__(self) -> int:
+        """Connections."""
+        return len(self._connections)
+
+    async def connected(self, connection: HubConnection) -> None:
+        self._connections[connection.connection_id] = connection
+        if connection.user_id is not None:
+            self._users.setdefault(connection.user_id, {})[connection.connection_id] = connection
+
+    async def disconnected(self, connection: HubConnection) -> None:
+        connection_id = connection.connection_id
+        self._connections.pop(connection_id, None)
+        if connection.user_id is not None:
+            _discard(self._users, connection.user_id, connection_id)
+        for group in connection.groups:
+            _discard(self._groups, group, connection_id)
+        connection.groups.clear()
+
+    async def send_all(self, call: OutgoingCall, excluded: Collection[str] = _NOBODY) -> None:
+        await self._deliver(call, self._connections, excluded)
+
+    async def send_connections(self, call: OutgoingCall, connection_ids: Iterable[str]) -> None:
+        wanted = {each: self._connections[each] for each in connection_ids if each in self._connections}
+        await self._deliver(call, wanted)
+        if len(wanted) == 1:
+            for connection in wanted.values():
+                await connection.drain()
+
+    async def send_groups(self, call: OutgoingCall, groups: Iterable[str], excluded: Collection[str] = _NOBODY) -> None:
+        members = [self._groups[each] for each in dict.fromkeys(groups) if each in self._groups]
+        if len(members) == 1:
+            await self._deliver(call, members[0], excluded)
+            return
+        everybody: dict[str, HubConnection] = {}
+        for each in members:
+            everybody |= each
+        await self._deliver(call, everybody, excluded)
+
+    async def send_users(self, call: OutgoingCall, user_ids: Iterable[str]) -> None:
+        everybody: dict[str, HubConnection] = {}
+        for user_id in user_ids:
+            everybody |= self._users.get(user_id, {})
+        await self._deliver(call, everybody)
+
+    async def invoke(self, connection_id: str, target: str, arguments: Sequence[Any], result_type: Any) -> Any:
+        connection = self._connections.get(connection_id)
+        if connection is None:
+            raise ConnectionClosed(reason=no_such_connection(connection_id))
+        # Ids count over the server and have a letter, so they never meet the ids that clients choose.
+        return await connection.invoke_client(f"s{next(self._call_ids)}", target, arguments, result_type)
+
+    async def add_to_group(self, connection_id: str, group: str) -> None:
+        connection = self._connections.get(connection_id)
+        if connection is None or group in connection.groups:
+            return
+        limit = connection.settings.max_groups
+        if len(connection.groups) >= limit:
+            raise LimitExceeded(
+                "signalr.max_groups", limit, len(connection.groups) + 1, kind=LimitKind.CAPACITY, what="groups"
+            )
+        connection.groups.add(group)
+        self._groups.setdefault(group, {})[connection_id] = connection
+
+    async def remove_from_group(self, connection_id: str, group: str) -> None:
+        connection = self._connections.get(connection_id)
+        if connection is not None:
+            connection.groups.discard(group)
+            _discard(self._groups, group, connection_id)
+
+    async def _deliver(
+        self, call: OutgoingCall, receivers: dict[str, HubConnection], excluded: Collection[str] = _NOBODY
+    ) -> None:
+        crowded = False
+        # A copy: connections come and go while a long broadcast yields.
+        for number, (connection_id, connection) in enumerate(list(receivers.items()), 1):
+            if connection_id in excluded:
+                continue
+            queued = connection.deliver(call)
+            if queued > _HIGH_WATER:
+                crowded = True
+                self.slow_closed += queued > connection.outbox_size
+            if number % _YIELD_EVERY == 0:
+                await trio.lowlevel.checkpoint()
+        if crowded:
+            # Not to wait for anybody: so that a burst of broadcasts does not outrun clients that read,
+            # only because the tasks that write to them never ran.
+            await trio.lowlevel.checkpoint()
+
+
+def _discard(table: dict[str, dict[str, HubConnection]], key: str, connection_id: str) -> None:
+    members = table.get(key)
+    if members is not None:
+        members.pop(connection_id, None)
+        if not members:
+            del table[key]

@@ -1,0 +1,33 @@
+"""What all connections of one mounted hub share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from engine.signalr.groups import Groups
+from engine.signalr.lifetime import HubLifetimeManager
+
+if TYPE_CHECKING:
+    from engine.config import SignalRConfig
+    from engine.signalr.binding import HubMethods
+    from engine.signalr.hub import Hub
+    from engine.wire.signalr.messages import HubProtocol
+
+
+@dataclass(slots=True)
+class HubRuntime:
+    """A hub class, its settings and its registry; every mount has its own."""
+
+    name: str
+    factory: Callable[[], Hub]
+    methods: HubMethods
+    protocols: Mapping[str, HubProtocol]  # by lower-case name
+    settings: SignalRConfig
+    detailed_errors: bool
+    manager: HubLifetimeManager
+    groups: Groups = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.groups = Groups(self.manager)
