@@ -1,0 +1,62 @@
+"""HTTP/1.1, HTTP/2, WebSocket, gRPC and SignalR on one port, on Trio.
+
+The public names, nothing else. They are imported when they are first used, so that a part of the
+package (a sans-IO core, say) can be used without the rest.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine import errors
+    from engine.app import App
+    from engine.config import Config
+    from engine.grpc.context import CallContext
+    from engine.http.request import Request
+    from engine.http.response import Response, StreamingResponse
+    from engine.server import serve
+    from engine.signalr.hub import Hub
+    from engine.websocket.connection import WebSocket
+
+__all__ = [
+    "App",
+    "CallContext",
+    "Config",
+    "Hub",
+    "Request",
+    "Response",
+    "StreamingResponse",
+    "WebSocket",
+    "__version__",
+    "errors",
+    "serve",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "App": "engine.app",
+    "CallContext": "engine.grpc.context",
+    "Config": "engine.config",
+    "Hub": "engine.signalr.hub",
+    "Request": "engine.http.request",
+    "Response": "engine.http.response",
+    "StreamingResponse": "engine.http.response",
+    "WebSocket": "engine.websocket.connection",
+    "serve": "engine.server",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,307 @@
+"""Listeners, admission and the phases of a server: starting → serving → draining → stopped.
+
+Owns: the nursery that every connection lives in, the watchdog, the phased stop (R9) and, in
+`run_until_signal`, what SIGINT and SIGTERM mean. What is served is the `App`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from enum import Enum
+from itertools import count
+from typing import Protocol
+
+import trio
+
+from engine.app import App
+from engine.config import Config
+from engine.errors import EngineError, StartupError
+from engine.transport.connection import Connection, Surroundings
+from engine.transport.listen import accept_forever, open_listeners
+from engine.transport.stream import format_address
+from engine.transport.tls import TlsHandshakes
+from engine.transport.watchdog import Watchdog
+
+__all__ = ["Phase", "Server", "run_until_signal", "serve"]
+
+_log = logging.getLogger(__name__)
+
+_HARD_STOP = 2.0  # seconds that cancelled handlers have to clean up before their tasks are cancelled
+
+
+class StartedStatus(Protocol):
+    """What `trio.TaskStatus` is to a server."""
+
+    def started(self, value: Server, /) -> None:
+        """The server's listeners are open."""
+
+
+class Phase(Enum):
+    """Where a server is in its life; it only ever moves down this list."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Server:
+    """One server: an app on its listeners.
+
+    Attributes:
+        addresses: `host:port` of each cleartext listener, the real ports.
+        tls_addresses: the same of the TLS port, where it has one of its own.
+        phase: see `Phase`.
+    """
+
+    def __init__(self, app: App, config: Config | None = None) -> None:
+        # immutable
+        self.app = app
+        self.config = config or app.config
+        # owned by the server task
+        self.phase = Phase.STARTING
+        self.addresses: list[str] = []
+        self.tls_addresses: list[str] = []
+        self._tls: TlsHandshakes | None = None
+        self._watchdog = Watchdog()
+        self._connections: set[Connection] = set()
+        self._admitted = 0  # accepted sockets, counted before their tasks have run
+        self._connection_ids = count(1)
+        self._changed = trio.Event()  # replaced each time it is set: a connection has ended
+        self._drain_requested = trio.Event()
+        self._stop_scope = trio.CancelScope()
+
+    @property
+    def connection_count(self) -> int:
+        """Connections that are open."""
+        return len(self._connections)
+
+    def drain(self) -> None:
+        """Begin the graceful stop: accept nothing new, let what runs finish. Idempotent."""
+        self._drain_requested.set()
+
+    def stop(self) -> None:
+        """End now: cancel everything that runs. Idempotent."""
+        self._drain_requested.set()
+        self._stop_scope.cancel()
+
+    async def run(self, *, task_status: StartedStatus = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `drain` or `stop`. Cancellation stops at once, without a drain.
+
+        Raises:
+            StartupError: a port, a certificate or the app's lifespan is in the way.
+        """
+        tls = TlsHandshakes(self.config.tls, self.config.server) if self.config.tls is not None else None
+        self._tls = tls
+        async with self._lifespan(), contextlib.AsyncExitStack() as stack:
+            listeners = await self._listen(stack)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watchdog.run)
+                try:
+                    await self._serve(nursery, listeners, tls, task_status)
+                finally:
+                    self.phase = Phase.STOPPED
+                    self.app.ready = False
+                    nursery.cancel_scope.cancel()
+
+    def reload_tls(self) -> None:
+        """Read the certificate files again for new connections; a failure is logged and the old ones stay."""
+        if self._tls is not None:
+            self._tls.reload()
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[None]:
+        """The app's lifespan; an error in either half of it is told apart from one of the server."""
+        context, half = self.app.lifespan(), "start-up"
+        try:
+            async with context:
+                half = "server"
+                yield
+                half = "clean-up"
+        except EngineError:
+            raise
+        except Exception as error:
+            if half == "server":
+                raise
+            raise StartupError(
+                f"the app's lifespan failed with {type(error).__name__}: {error}; mend its {half} code"
+            ) from error
+
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> list[tuple[socket.socket, bool]]:
+        """Open all listeners; the second item tells those that speak only TLS."""
+        settings, tls = self.config.server, self.config.tls
+        cleartext = await open_listeners(settings.host, settings.port, settings.backlog)
+        for sock in cleartext:
+            stack.callback(sock.close)
+        self.addresses = [format_address(sock.getsockname()) for sock in cleartext]
+        if tls is None or tls.port is None:
+            return [(sock, False) for sock in cleartext]
+        encrypted = await open_listeners(settings.host, tls.port, settings.backlog, flag="--tls-port")
+        for sock in encrypted:
+            stack.callback(sock.close)
+        self.tls_addresses = [format_address(sock.getsockname()) for sock in encrypted]
+        return [(sock, False) for sock in cleartext] + [(sock, True) for sock in encrypted]
+
+    async def _serve(
+        self,
+        nursery: trio.Nursery,
+        listeners: list[tuple[socket.socket, bool]],
+        tls: TlsHandshakes | None,
+        task_status: StartedStatus,
+    ) -> None:
+        own_port = self.config.tls is not None and self.config.tls.port is not None
+        async with trio.open_nursery() as accepting:
+            for listener, tls_required in listeners:
+                surroundings = Surroundings(
+                    self.config,
+                    self.app.handle,
+                    self._watchdog,
+                    tls=tls if tls_required or not own_port else None,
+                    tls_required=tls_required,
+                )
+                accepting.start_soon(self._accept, listener, surroundings, nursery)
+            self.phase = Phase.SERVING
+            self.app.ready = True
+            task_status.started(self)
+            await self._drain_requested.wait()
+            self.phase = Phase.DRAINING
+            self.app.ready = False
+            accepting.cancel_scope.cancel()
+        for listener, _ in listeners:
+            listener.close()
+        await self._drain_connections()
+
+    async def _accept(self, listener: socket.socket, surroundings: Surroundings, nursery: trio.Nursery) -> None:
+        def accepted(sock: socket.socket) -> None:
+            self._admitted += 1
+            nursery.start_soon(self._serve_socket, sock, surroundings)
+
+        await accept_forever(listener, self._admit, accepted)
+
+    async def _admit(self) -> None:
+        """Wait until one more connection may come; those that wait stay in the kernel's backlog."""
+        while self._admitted >= self.config.server.max_connections:
+            await self._changed.wait()
+
+    async def _serve_socket(self, sock: socket.socket, surroundings: Surroundings) -> None:
+        try:
+            await self._run(Connection(sock, surroundings, next(self._connection_ids)))
+        finally:
+            self._admitted -= 1
+
+    async def serve_stream(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection over a stream of the caller's, such as one half of a memory stream pair.
+
+        The server must be running. Cancellation ends the connection at once.
+        """
+        surroundings = Surroundings(self.config, self.app.handle, self._watchdog)
+        await self._run(Connection(stream, surroundings, next(self._connection_ids)))
+
+    async def _run(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        try:
+            if self.phase is Phase.SERVING:
+                await connection.run()
+            else:
+                connection.drain()
+                await connection.run()
+        finally:
+            self._connections.discard(connection)
+            changed, self._changed = self._changed, trio.Event()
+            changed.set()
+
+    async def _drain_connections(self) -> None:
+        """The phased stop: ask, wait, cancel, wait a little."""
+        if self._connections:
+            _log.info("draining %d connections", len(self._connections))
+        for connection in list(self._connections):
+            connection.drain()
+        with self._stop_scope:
+            with trio.move_on_after(self.config.server.graceful_timeout):
+                await self._no_connections()
+        if not self._connections:
+            return
+        _log.warning(
+            "%d connections still open after server.graceful_timeout (%g s); cancelling them",
+            len(self._connections),
+            self.config.server.graceful_timeout,
+        )
+        for connection in list(self._connections):
+            connection.stop()
+        with trio.move_on_after(_HARD_STOP if not self._stop_scope.cancel_called else 0):
+            await self._no_connections()
+
+    async def _no_connections(self) -> None:
+        while self._connections:
+            await self._changed.wait()
+
+
+async def serve(
+    app: App, config: Config | None = None, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve an app inside a Trio program, as one of its tasks.
+
+    `server = await nursery.start(serve, app, config)` returns the running `Server` once its
+    listeners are open. It ends after `server.drain()` or `server.stop()`; cancelling the task ends
+    it at once.
+
+    Args:
+        app: what to serve.
+        config: settings; the app's own where None.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+        StartupError: a port, a certificate or the app's lifespan is in the way.
+    """
+    await Server(app, config).run(task_status=task_status)
+
+
+async def run_until_signal(
+    app: App, config: Config | None = None, *, on_started: Callable[[Server], None] = lambda _: None
+) -> int:
+    """Serve until SIGINT or SIGTERM, then drain; a second one ends at once. SIGHUP reloads certificates.
+
+    Returns:
+        The exit code: 0 after a drain, 128 + the signal's number after a second signal.
+    """
+    server = Server(app, config)
+    ended_by: list[int] = []
+
+    async def obey(signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                server.reload_tls()
+                continue
+            ended_by.append(number)
+            if len(ended_by) == 1:
+                _log.info("%s: draining; a second one ends at once", signal.Signals(number).name)
+                server.drain()
+            else:
+                server.stop()
+
+    failure: EngineError | None = None
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(obey, signals)
+            try:
+                await server.run(task_status=_Started(on_started))
+            except EngineError as error:
+                failure = error  # R8: told as itself below, not as a group of one
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return 0 if len(ended_by) < 2 else 128 + ended_by[1]
+
+
+class _Started:
+    """A task status that calls back."""
+
+    def __init__(self, callback: Callable[[Server], None]) -> None:
+        self._callback = callback
+
+    def started(self, value: Server) -> None:
+        self._callback(value)
