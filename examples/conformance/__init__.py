@@ -1,0 +1,67 @@
+"""The app that test programs of other implementations are run against.
+
+    python -m engine serve examples.conformance:app
+
+A few routes with nothing in them but their protocol, and limits that the test programs know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from engine import App, Config, Request, Response, StreamingResponse, WebSocket
+from engine.demo.chat import ChatHub
+from engine.demo.greeter import Greeter
+from engine.errors import HTTPError
+
+MAX_BYTES = 10_000_000
+CHUNK = bytes(64 * 1024)
+
+config = Config().replace(
+    websocket__max_message_size=16 * 1024 * 1024,
+    http1__head_timeout=10.0,
+    http2__max_concurrent_streams=1000,
+)
+app = App(config)
+app.add_service(Greeter())
+app.hub("/chathub")(ChatHub)
+
+
+@app.route("/")
+async def index(request: Request) -> Response:
+    return Response("engine conformance app\n")
+
+
+@app.route("/", methods=("POST",))
+@app.route("/echo", methods=("POST",))
+async def echo_body(request: Request) -> Response:
+    return Response(await request.body(), content_type="application/octet-stream")
+
+
+@app.websocket("/echo", subprotocols=("a", "b"))
+async def echo(ws: WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+@app.route("/healthz")
+async def healthz(request: Request) -> Response:
+    return Response("ok\n")
+
+
+@app.route("/readyz")
+async def readyz(request: Request) -> Response:
+    return Response("ready\n") if app.ready else Response("not ready\n", 503)
+
+
+@app.route("/bytes/{count}")
+async def some_bytes(request: Request) -> StreamingResponse:
+    text = request.params["count"]
+    if not (text.isascii() and text.isdigit()) or len(text) > 8 or int(text) > MAX_BYTES:
+        raise HTTPError(404, f"ask for 0 to {MAX_BYTES} bytes")
+    return StreamingResponse(zeros(int(text)), headers={"content-length": text.lstrip("0") or "0"})
+
+
+async def zeros(count: int) -> AsyncIterator[bytes]:
+    for start in range(0, count, len(CHUNK)):
+        yield CHUNK[: count - start]
