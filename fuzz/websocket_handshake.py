@@ -1,0 +1,70 @@
+"""The WebSocket handshake judges any header fields without raising, and accepts only what is right.
+
+An input is a request head in lines: the method and version, then `name: value` fields.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+
+from engine.wire.websocket.handshake import Accepted, Refusal, accept_token, check_connect, check_upgrade
+
+_GOOD = b"""GET 1.1
+host: example.com
+upgrade: websocket
+connection: keep-alive, Upgrade
+sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==
+sec-websocket-version: 13
+"""
+SEEDS: list[bytes] = [
+    _GOOD,
+    _GOOD + b"sec-websocket-protocol: a, b\nsec-websocket-protocol: c\n",
+    _GOOD + b"sec-websocket-protocol: \xff\n",
+    _GOOD + b"sec-websocket-extensions: permessage-deflate; client_max_window_bits=abc\n",
+    _GOOD + b'sec-websocket-extensions: x; q="a, b"\n',
+    _GOOD + b"connection: \xff\nupgrade: h2c\n",
+    _GOOD + b"content-length: 0\ntransfer-encoding: chunked\n",
+    _GOOD.replace(b"1.1", b"1.0"),
+    _GOOD.replace(b"GET", b"POST"),
+    _GOOD.replace(b"13", b"8"),
+    _GOOD + _GOOD,
+]
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+def run(data: bytes) -> None:
+    """Raise AssertionError if an invariant breaks."""
+    first, *lines = data.split(b"\n")
+    method, _, version = first.decode("latin-1").partition(" ")
+    fields = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        fields.append((name.strip().lower(), value.strip()))
+
+    answer = check_upgrade(method, version, fields)
+    if isinstance(answer, Accepted):
+        assert (method, version) == ("GET", "1.1")
+        [key] = [value for name, value in fields if name == b"sec-websocket-key"]
+        assert len(base64.b64decode(key)) == 16
+        assert answer.accept == accept_token(key)
+        assert {value for name, value in fields if name == b"sec-websocket-version"} == {b"13"}
+        assert any(b"websocket" in value.lower() for name, value in fields if name == b"upgrade")
+        assert any(b"upgrade" in value.lower() for name, value in fields if name == b"connection")
+    _check(answer)
+    answer = check_connect(fields)
+    assert isinstance(answer, Refusal) or answer.accept is None
+    _check(answer)
+
+
+def _check(answer: Accepted | Refusal) -> None:
+    """What leaves the handshake can go into a response, or to the application."""
+    if isinstance(answer, Accepted):
+        assert all(_TOKEN.fullmatch(name) for name in answer.subprotocols)
+        assert len(set(answer.subprotocols)) == len(answer.subprotocols)
+        assert all(value.isascii() for value in answer.extensions)
+        return
+    assert answer.status in (400, 405, 426)
+    assert answer.status != 426 or (b"sec-websocket-version", b"13") in answer.headers
+    assert answer.text.isascii()
+    assert answer.text
