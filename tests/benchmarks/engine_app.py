@@ -1,0 +1,30 @@
+"""What the engine serves in the comparison: the same handlers as the peers have."""
+
+from __future__ import annotations
+
+from engine import App, Hub, WebSocket
+from engine.demo.generated.greet_engine import GreeterBase
+from engine.demo.generated.greet_pb2 import HelloReply, HelloRequest
+from engine.grpc import CallContext
+
+app = App()
+
+
+@app.websocket("/echo")
+async def echo(ws: WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+class Greeter(GreeterBase):
+    async def say_hello(self, request: HelloRequest, context: CallContext) -> HelloReply:
+        return HelloReply(message=f"Hello {request.name}")
+
+
+app.add_service(Greeter())
+
+
+@app.hub("/hub")
+class EchoHub(Hub):
+    async def echo(self, text: str) -> str:
+        return text
