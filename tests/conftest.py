@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -30,15 +31,14 @@ def engine_tls_server() -> Iterator[ServerProcess]:
 @pytest.fixture
 def start_engine() -> Iterator[Callable[..., ServerProcess]]:
     """Start servers with options of the test's own: `start_engine("myapp:app", "--host", "127.0.0.1")`."""
-    servers: list[ServerProcess] = []
+    with ExitStack() as servers:
 
-    def start(*arguments: str, **options: Any) -> ServerProcess:
-        servers.append(ServerProcess(*arguments, **options))
-        return servers[-1]
+        def start(*arguments: str, **options: Any) -> ServerProcess:
+            server = ServerProcess(*arguments, **options)
+            servers.callback(server.stop)
+            return server
 
-    yield start
-    for server in servers:
-        server.stop()
+        yield start
 
 
 @pytest.fixture
