@@ -66,7 +66,7 @@ class ServerConfig:
     graceful_timeout: float = 10.0  # from the stop signal until running exchanges are cancelled
     write_timeout: float = 30.0  # no byte accepted by the peer for so long: it is gone (nghttpx)
     close_timeout: float = 1.0  # lingering close: read and discard so long that an answer arrives
-    outbox_size: int = 1 * MIB  # bytes queued for one connection before writers wait
+    outbox_size: int = 1 * MIB  # bytes that a slow client of a broadcast may leave queued; beyond it, it is closed
     read_size: int = 64 * KIB  # one read of a socket
 
     def __post_init__(self) -> None:

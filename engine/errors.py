@@ -140,6 +140,17 @@ class RemoteProtocolError(ProtocolError):
         self.websocket_code = websocket_code
 
 
+def _quantity(name: str, value: float) -> str:
+    """A limit's value as people read it: `4 MiB` or `4194305 bytes` for a setting in bytes, `2048` for a count."""
+    number = f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
+    if not name.endswith(("_size", "_block", "_list")):
+        return number
+    for unit, size in (("MiB", 1024 * 1024), ("KiB", 1024)):
+        if value >= size and value % size == 0:
+            return f"{value / size:.0f} {unit}"
+    return f"{number} bytes"
+
+
 class LimitExceeded(EngineError):
     """A named limit of `engine.config` was hit.
 
@@ -154,8 +165,10 @@ class LimitExceeded(EngineError):
         self, name: str, limit: float, observed: float | None = None, *, kind: LimitKind, what: str = ""
     ) -> None:
         subject = what or kind.value.replace("_", " ")
-        seen = "" if observed is None else f" of {observed:g}"
-        super().__init__(f"{subject}{seen} exceeds {name} ({limit:g}); send less, or raise {name} on the server")
+        seen = "" if observed is None else f" of {_quantity(name, observed)}"
+        super().__init__(
+            f"{subject}{seen} exceeds {name} ({_quantity(name, limit)}); send less, or raise {name} on the server"
+        )
         self.name = name
         self.limit = limit
         self.observed = observed

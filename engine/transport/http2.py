@@ -4,7 +4,7 @@ Owns: the reader, a task for each exchange, the deadlines of the connection and 
 mean is `engine.wire.http2`'s; what a request means is the handler's.
 
 Every read is applied synchronously and as a whole before the first handler of it starts, so that a
-stream that is reset in the same read costs no task. Handlers are counted, not streams: a slot is
+stream that is reset in the same read costs no task. Handlers are counted beside streams: a place is
 free again when the handler has ended and its response has left (CVE-2023-44487, CVE-2025-8671).
 """
 
@@ -37,6 +37,7 @@ from engine.wire.http2 import (
 
 _READ_SLICE = 16 * 1024  # h2 works through a whole buffer in one go: small bites keep others alive
 _DRAIN_PING = b"drained?"
+_HANDLERS_PER_STREAM = 2  # Kestrel tracks as many streams
 _MAX_STREAM_ID = 2**31 - 1
 
 
@@ -105,13 +106,11 @@ class Http2Driver:
             initial: bytes that were read to find out that this is HTTP/2.
         """
         settings = self.config.http2
-        now = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self.core.initiate()
-                self._preface_timer.set(now + settings.preface_timeout)
-                self._settings_timer.set(now + settings.settings_ack_timeout + settings.preface_timeout)
+                self._preface_timer.set(trio.current_time() + settings.preface_timeout)
                 self.outbox.flush()
                 if self._draining:
                     self._begin_drain()
@@ -178,6 +177,7 @@ class Http2Driver:
             event = core.next_event()
         if self._preface_timer.armed and core.preface_complete:
             self._preface_timer.clear()
+            self._settings_timer.set(trio.current_time() + self.config.http2.settings_ack_timeout)
             self._check_idle()
         if core.header_block_open:
             if not self._block_timer.armed:
@@ -240,7 +240,7 @@ class Http2Driver:
 
     def _on_request(self, event: RequestReceived) -> None:
         stream_id = event.stream_id
-        if self._final_goaway or len(self._exchanges) >= self.config.http2.max_concurrent_streams:
+        if self._final_goaway or self._is_full():
             self.core.refuse(stream_id)
             return
         exchange = Http2Exchange(self, stream_id, self._heads.head_for(event))
@@ -251,6 +251,17 @@ class Http2Driver:
         self._started.append(exchange)
         if self._idle_timer.armed:
             self._idle_timer.clear()
+
+    def _is_full(self) -> bool:
+        """The client opened more streams than were announced, or its resets leave handlers behind.
+
+        A handler may end after its last frame has left, and an honest client opens the next stream
+        by then: so handlers are bounded at a multiple of what is announced.
+        """
+        most, exchanges = self.config.http2.max_concurrent_streams, len(self._exchanges)
+        if exchanges < most:
+            return False
+        return self.core.open_streams > most or exchanges >= most * _HANDLERS_PER_STREAM
 
     def _on_refused(self, event: RequestRefused) -> None:
         text = f"{event.error}\n".encode()
@@ -328,10 +339,13 @@ class Http2Driver:
             self._check_idle()
 
     def forget_finished(self) -> None:
-        """Free the slots of exchanges whose last bytes have left."""
-        for exchange in [each for each in self._finishing if each.is_flushed]:
-            self._finishing.discard(exchange)
-            self._forget(exchange)
+        """Free the slots of exchanges whose last bytes have left; the others must not stall for ever."""
+        for exchange in list(self._finishing):
+            if exchange.is_flushed:
+                self._finishing.discard(exchange)
+                self._forget(exchange)
+            elif not exchange.stall_watched:
+                exchange.watch_stall()
 
     def _check_idle(self) -> None:
         if self._draining:

@@ -41,7 +41,7 @@ class Http2Exchange(Exchange):
         "_reset",
         "_stall_timer",
         "_timers",
-        "_waiter",
+        "_waiters",
         "stream_id",
         "trailers",
     )
@@ -66,7 +66,7 @@ class Http2Exchange(Exchange):
         self._rate_mark = 0
         self._rate_timer: Timer | None = None
         self._stall_timer: Timer | None = None
-        self._waiter: trio.lowlevel.Task | None = None
+        self._waiters: list[trio.lowlevel.Task] = []  # in `drain`
         self._reset = False
         self._early_end = False  # RST_STREAM(NO_ERROR) is due
         # owned by the endpoint
@@ -192,6 +192,11 @@ class Http2Exchange(Exchange):
             self._driver.core.consumed(self.stream_id, self._held_back)
             self._held_back = 0
 
+    @property
+    def stall_watched(self) -> bool:
+        """`watch_stall` is in force."""
+        return self._stall_timer is not None and self._stall_timer.armed
+
     def watch_stall(self) -> None:
         """Data waits for the peer's window: reset the stream if it grants none for too long."""
         if self._stall_timer is None:
@@ -207,10 +212,11 @@ class Http2Exchange(Exchange):
 
     def wake(self) -> None:
         """The queue has shrunk, or will not matter any more."""
-        if self._waiter is not None:
-            waiter, self._waiter = self._waiter, None
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
             self._driver.waiting.discard(self)
-            trio.lowlevel.reschedule(waiter, outcome.Value(None))
+            for task in waiters:
+                trio.lowlevel.reschedule(task, outcome.Value(None))
 
     @property
     def below_high_water(self) -> bool:
@@ -323,19 +329,24 @@ class Http2Exchange(Exchange):
             if self.queued <= self.config.http2.send_buffer:
                 break
             self.watch_stall()
-            self._waiter = trio.lowlevel.current_task()
-            self._driver.waiting.add(self)
-            await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
+            await self._wait()
         if self._stall_timer is not None:
             self._stall_timer.clear()
         if self._reset:
             raise ConnectionClosed(1006, "the stream was reset")
         await trio.lowlevel.checkpoint_if_cancelled()
 
-    def _abort_wait(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._waiter = None
-        self._driver.waiting.discard(self)
-        return trio.lowlevel.Abort.SUCCEEDED
+    async def _wait(self) -> None:
+        """Until `wake`."""
+        task = trio.lowlevel.current_task()
+        self._waiters.append(task)
+        self._driver.waiting.add(self)
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._waiters.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
     # -- time and the end -----------------------------------------------------
 

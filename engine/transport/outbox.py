@@ -37,7 +37,7 @@ class Outbox:
 
     Args:
         stream: where they go.
-        config: `outbox_size` and `write_timeout` are used.
+        config: `write_timeout` is used.
         watchdog: keeps the write deadline.
         on_failure: called once when the transport broke or stalled; the outbox discards from then on.
         source: asked for more bytes whenever the queue is empty.

@@ -7,7 +7,8 @@ handler and its limits, keep-alive pings, and the closing handshake's time-outs.
 Theory of operation. The driver's reader calls `_receive_data` synchronously for each read. That
 answers pings, puts messages in the mailbox, and pauses the reader while the handler is behind; it
 never waits for the handler. The handler writes straight into the exchange. Either side, or a timer,
-may begin the closing handshake; `_finish` is the one place where it ends, and runs once.
+may begin the closing handshake; `_finish` is the one place where it ends, and runs once. Where the
+peer closes behind messages that the handler has not seen, our answer waits until it has answered them.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class WebSocket:
         "_closing",
         "_config",
         "_core",
+        "_ending",
         "_exchange",
         "_finished",
         "_heard",
@@ -139,6 +141,7 @@ class WebSocket:
         self._operations = 0
         self._closing = False  # the closing handshake was begun by us
         self._closed: Closed | None = None
+        self._ending: Closed | None = None  # what `_closed` becomes once the handler has seen all messages
         self._finished = trio.Event()
 
     # -- for handlers ---------------------------------------------------------
@@ -159,6 +162,7 @@ class WebSocket:
     async def __anext__(self) -> str | bytes:
         message = await self._mailbox.get()
         if message is None:
+            self._conclude()
             if self._closed is None or self._closed.code in _GOOD_CODES:
                 raise StopAsyncIteration
             raise self._connection_closed()
@@ -176,6 +180,7 @@ class WebSocket:
         """
         message = await self._mailbox.get()
         if message is None:
+            self._conclude()
             raise self._connection_closed()
         self._consumed(message)
         return message
@@ -225,6 +230,7 @@ class WebSocket:
 
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
         """`close` without the waiting; idempotent."""
+        self._conclude()
         if self._closed is not None:
             return
         self._core.send_close(code, reason)
@@ -258,7 +264,7 @@ class WebSocket:
         elif exchange.cancel_reason in (None, CancelReason.SHUTDOWN):
             self.start_closing(1001, "the server is stopping")
         elif self._closed is None:
-            self._closed = Closed(1006, exchange.cancel_reason.value, clean=False)
+            self._closed = self._ending or Closed(1006, exchange.cancel_reason.value, clean=False)
         self._finish()
 
     # -- receiving ------------------------------------------------------------
@@ -312,19 +318,31 @@ class WebSocket:
     def _receive_event(self, event: Pong | CloseReceived | ConnectionFailed) -> None:
         if isinstance(event, Pong):
             self._receive_pong(event.payload)
-        elif isinstance(event, CloseReceived):
-            if self._closed is None:
-                self._report_closed(Closed(event.code, event.reason, clean=True))
-            else:
-                self._closed = Closed(self._closed.code, self._closed.reason, clean=True)
+            return
+        if self._closed is not None:
+            self._closed = Closed(self._closed.code, self._closed.reason, clean=isinstance(event, CloseReceived))
             self._finish()
+            return
+        lost = False
+        if isinstance(event, CloseReceived):
+            self._ending = Closed(event.code, event.reason, clean=True)
+        elif isinstance(event.error, ConnectionClosed):
+            self._ending = Closed(event.code, event.error.reason, clean=False)
+            lost = True
         else:
-            if self._closed is None:
-                lost = isinstance(event.error, ConnectionClosed)
-                reason = event.error.reason if isinstance(event.error, ConnectionClosed) else str(event.error)
-                self._report_closed(Closed(event.code, reason, clean=False))
-                if lost:
-                    self._exchange.cancel(CancelReason.CONNECTION_LOST)
+            self._ending = Closed(event.code, str(event.error), clean=False)
+        self._mailbox.end()
+        if len(self._mailbox) and not lost:
+            self._timer.set(trio.current_time() + self._config.close_timeout)
+            return
+        self._conclude()
+        if lost:
+            self._exchange.cancel(CancelReason.CONNECTION_LOST)
+
+    def _conclude(self) -> None:
+        """Answer the peer's close frame, or its mistake: the handler has answered what came before."""
+        if self._ending is not None and self._closed is None:
+            self._report_closed(self._ending)
             self._finish()
 
     def _report_closed(self, closed: Closed) -> None:
@@ -353,7 +371,7 @@ class WebSocket:
         exchange = self._exchange
         if held and self._closed is None and exchange.queued > _HIGH_WATER:
             return
-        data = self._core.data_to_send()
+        data = self._core.data_to_send(hold_answer=self._closed is None)
         if data:
             self._write(data)
             exchange.flush()
@@ -365,6 +383,8 @@ class WebSocket:
         now, config = trio.current_time(), self._config
         if self._closing:
             self._finish()
+        elif self._ending is not None:
+            self._conclude()
         elif self._ping_sent is None:
             self._ping_count += 1
             self._core.send_ping(self._ping_payload())

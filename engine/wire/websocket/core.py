@@ -13,8 +13,9 @@ So wsproto never sees the header of a frame that was not measured and found with
 holds more than a part of one frame's payload, and never sees a byte after it failed; those, and the
 close codes it does not know, are where it is known to be weak.
 
-The closing handshake is the table `_TRANSITIONS`. A close frame of the peer is answered at once, a
-protocol error with the close frame that names it; in both cases whatever still comes is discarded.
+The closing handshake is the table `_TRANSITIONS`. A close frame of the peer is answered with one, and
+so is a protocol error; in both cases whatever still comes is discarded. The answer is the last thing in
+`data_to_send`, unless the caller holds it back there, to answer messages that came before it first.
 
     core = WebSocketCore(config)
     core.receive_data(data)
@@ -65,7 +66,10 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class CloseReceived:
-    """The closing handshake is complete: the peer's code (1005 where it gave none) and reason. Terminal."""
+    """The peer's close frame: its code (1005 where it gave none) and reason. Terminal.
+
+    It answers ours, or ours is the answer to it.
+    """
 
     code: int
     reason: str
@@ -92,6 +96,7 @@ class State(Enum):
 
     OPEN = auto()
     CLOSE_SENT = auto()  # by us, and the peer has not answered
+    CLOSE_RECEIVED = auto()  # and our answer is not taken from `data_to_send` yet
     CLOSED = auto()  # both close frames were sent
     FAILED = auto()  # protocol error, exceeded limit, or end of the bytes without a closing handshake
 
@@ -106,7 +111,7 @@ class _Step(Enum):
 _TRANSITIONS: dict[State, dict[_Step, State]] = {
     State.OPEN: {
         _Step.SEND_CLOSE: State.CLOSE_SENT,
-        _Step.RECEIVE_CLOSE: State.CLOSED,
+        _Step.RECEIVE_CLOSE: State.CLOSE_RECEIVED,
         _Step.FAIL: State.FAILED,
         _Step.RECEIVE_EOF: State.FAILED,
     },
@@ -115,8 +120,9 @@ _TRANSITIONS: dict[State, dict[_Step, State]] = {
         _Step.FAIL: State.FAILED,
         _Step.RECEIVE_EOF: State.FAILED,
     },
+    State.CLOSE_RECEIVED: {_Step.SEND_CLOSE: State.CLOSED, _Step.RECEIVE_EOF: State.CLOSE_RECEIVED},
     State.CLOSED: {_Step.RECEIVE_EOF: State.CLOSED},
-    State.FAILED: {_Step.RECEIVE_EOF: State.FAILED},
+    State.FAILED: {_Step.SEND_CLOSE: State.FAILED, _Step.RECEIVE_EOF: State.FAILED},
 }
 _RECEIVING = frozenset((State.OPEN, State.CLOSE_SENT))
 
@@ -129,6 +135,7 @@ class WebSocketCore:
     """
 
     __slots__ = (
+        "_answer",
         "_binary",
         "_decoder",
         "_events",
@@ -154,7 +161,8 @@ class WebSocketCore:
         self._max_fragments = config.max_fragments
         # the closing handshake
         self._state = State.OPEN
-        self._sending = True  # state is OPEN
+        self._sending = True  # no close frame of ours was taken
+        self._answer = b""  # the close frame that answers the peer's, or its mistake
         self._receiving = True  # state is in _RECEIVING
         self._failure: RemoteProtocolError | LimitExceeded | ConnectionClosed | None = None
         # what was received
@@ -210,8 +218,18 @@ class WebSocketCore:
 
     # -- sending --------------------------------------------------------------
 
-    def data_to_send(self) -> bytes:
-        """The control frames that wait: pongs, pings, the close frame. Empties the queue."""
+    def data_to_send(self, *, hold_answer: bool = False) -> bytes:
+        """The control frames that wait: pongs, pings, the close frame. Empties the queue.
+
+        Args:
+            hold_answer: leave the answer to the peer's close frame, or to its mistake, for a later
+                call: until then messages can be sent.
+        """
+        if self._answer and not hold_answer:
+            self._output.append(self._answer)
+            self._answer = b""
+            self._sending = False
+            self._move(_Step.SEND_CLOSE)
         if not self._pongs and not self._output:
             return b""
         data = b"".join((*self._pongs, *self._output))
@@ -257,18 +275,18 @@ class WebSocketCore:
         Raises:
             LocalProtocolError: a close frame was sent before, or a code that may not be sent.
         """
-        if not self._sending:
+        if self._state is not State.OPEN:
             raise LocalProtocolError("the WebSocket is closed; check `closed` before closing it")
         if not frames.is_close_code(code):
             raise LocalProtocolError(f"close code {code} may not be sent; use 1000 or one from 3000 to 4999")
-        self._queue_close(code, reason)
+        self._output.append(_close_frame(code, reason))
+        self._sending = False
         self._move(_Step.SEND_CLOSE)
 
     # -- private --------------------------------------------------------------
 
     def _move(self, step: _Step) -> None:
         self._state = _TRANSITIONS[self._state][step]
-        self._sending = self._state is State.OPEN
         self._receiving = self._state in _RECEIVING
         if not self._receiving:
             self._held = b""
@@ -341,7 +359,8 @@ class WebSocketCore:
                 self._collect(frame)
         except ParseFailed as error:
             # wsproto has no useful state from here on; `_fail` drops it.
-            self._fail(RemoteProtocolError(str(error), websocket_code=int(error.code)))
+            reason = "text that is not UTF-8" if error.code == 1007 else str(error)
+            self._fail(RemoteProtocolError(reason, websocket_code=int(error.code)))
 
     def _collect(self, frame: Frame) -> None:
         """Add a piece of a message; hand the message out with its last piece."""
@@ -396,18 +415,19 @@ class WebSocketCore:
         if self._sending:
             # "When sending a Close frame in response, the endpoint typically echos the status code it
             # received. It SHOULD do so as soon as practical." (RFC 6455 section 5.5.1)
-            self._queue_close(code, "")
+            self._answer = _close_frame(code, "")
         self._move(_Step.RECEIVE_CLOSE)
         self._events.append(CloseReceived(code, reason))
-
-    def _queue_close(self, code: int, reason: str) -> None:
-        self._output.append(frames.control_frame(frames.CLOSE, frames.close_payload(code, reason)))
 
     def _fail(self, error: RemoteProtocolError | LimitExceeded) -> None:
         """_Fail the WebSocket Connection_ (RFC 6455 section 7.1.7)."""
         code = answer_for(error).websocket_code
         if self._sending:
-            self._queue_close(code, str(error))
+            self._answer = _close_frame(code, str(error))
         self._failure = error
         self._move(_Step.FAIL)
         self._events.append(ConnectionFailed(code, error))
+
+
+def _close_frame(code: int, reason: str) -> bytes:
+    return frames.control_frame(frames.CLOSE, frames.close_payload(code, reason))

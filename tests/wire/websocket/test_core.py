@@ -205,7 +205,7 @@ def test_a_message_of_exactly_the_limit_is_accepted_and_one_byte_more_is_1009() 
     assert receive(new_core(max_message_size=1000), frame(BINARY, bytes(1000))) == [bytes(1000)]
     core = fails_with(1009, frame(BINARY, bytes(1001)), max_message_size=1000)
     assert isinstance(core.failure, LimitExceeded)
-    assert "message of 1001 exceeds websocket.max_message_size (1000)" in str(core.failure)
+    assert "message of 1001 bytes exceeds websocket.max_message_size (1000 bytes)" in str(core.failure)
 
 
 def test_the_limit_counts_bytes_and_over_fragments() -> None:
@@ -292,9 +292,10 @@ def test_a_close_of_the_peer_is_answered_with_its_code(code: int) -> None:
     for chunk in ([close_frame(code, b"why")], byte_by_byte(close_frame(code, b"why"))):
         core = new_core()
         assert receive(core, *chunk) == [CloseReceived(code, "why")]
-        assert core.state is State.CLOSED
+        assert core.state is State.CLOSE_RECEIVED
         assert core.failure is None
         assert close_sent(core) == code
+        assert core.state is State.CLOSED
 
 
 def test_a_close_without_a_code_is_1005_and_answered_without_one() -> None:
@@ -309,7 +310,22 @@ def test_what_follows_the_peers_close_is_discarded() -> None:
     assert receive(core, close_frame(1000) + frame(TEXT, b"late"), frame(TEXT, b"later")) == [CloseReceived(1000, "")]
     core.receive_eof()
     assert events(core) == []
+    assert close_sent(core) == 1000
     assert core.state is State.CLOSED
+
+
+def test_the_answer_to_a_close_or_an_error_can_wait_for_messages_that_came_before() -> None:
+    for data, state in ((close_frame(1000), State.CLOSED), (frame(3), State.FAILED)):
+        core = new_core()
+        receive(core, frame(PING, b"p") + data)
+        assert core.data_to_send(hold_answer=True) == server_frame(PONG, b"p")
+        assert core.send_message("answer") == server_frame(TEXT, b"answer")
+        with pytest.raises(LocalProtocolError):
+            core.send_close()
+        assert close_sent(core) in (1000, 1002)
+        assert core.state is state
+        with pytest.raises(LocalProtocolError):
+            core.send_message("late")
 
 
 def test_a_close_in_the_middle_of_a_message_is_a_close() -> None:
