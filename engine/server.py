@@ -22,6 +22,7 @@ from engine.config import Config
 from engine.errors import EngineError, StartupError
 from engine.transport.connection import Connection, Surroundings
 from engine.transport.listen import accept_forever, open_listeners
+from engine.transport.poller import Poller
 from engine.transport.stream import format_address
 from engine.transport.tls import TlsHandshakes
 from engine.transport.watchdog import Watchdog
@@ -68,6 +69,7 @@ class Server:
         self.tls_addresses: list[str] = []
         self._tls: TlsHandshakes | None = None
         self._watchdog = Watchdog()
+        self._poller: Poller | None = None
         self._connections: set[Connection] = set()
         self._admitted = 0  # accepted sockets, counted before their tasks have run
         self._connection_ids = count(1)
@@ -101,6 +103,9 @@ class Server:
             listeners = await self._listen(stack)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watchdog.run)
+                if self.config.server.shared_poller and Poller.available:
+                    self._poller = Poller(self.config.server.busy_poll)
+                    nursery.start_soon(self._poller.run)
                 try:
                     await self._serve(nursery, listeners, tls, task_status)
                 finally:
@@ -162,6 +167,7 @@ class Server:
                     self._watchdog,
                     tls=tls if tls_required or not own_port else None,
                     tls_required=tls_required,
+                    poller=self._poller,
                 )
                 accepting.start_soon(self._accept, listener, surroundings, nursery)
             self.phase = Phase.SERVING

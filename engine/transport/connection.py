@@ -19,6 +19,7 @@ from engine.errors import ConnectionClosed
 from engine.transport.exchange import Exchange, Peer
 from engine.transport.http1 import Http1Driver
 from engine.transport.http2 import Http2Driver
+from engine.transport.poller import Poller
 from engine.transport.stream import ByteStream, SocketByteStream, WrappedByteStream
 from engine.transport.tls import ReplayStream, TlsHandshakes
 from engine.transport.watchdog import Watchdog
@@ -56,6 +57,7 @@ class Surroundings:
     watchdog: Watchdog
     tls: TlsHandshakes | None = None
     tls_required: bool = False  # a port of its own: cleartext is refused
+    poller: Poller | None = None  # None: each connection waits for its own socket
 
 
 class Connection:
@@ -78,7 +80,7 @@ class Connection:
         server = surroundings.config.server
         self._stream: ByteStream
         if isinstance(transport, socket.socket):
-            self._stream = SocketByteStream(transport, read_size=server.read_size)
+            self._stream = SocketByteStream(transport, read_size=server.read_size, poller=surroundings.poller)
         else:
             self._stream = WrappedByteStream(transport, read_size=server.read_size, close_timeout=server.close_timeout)
         self._driver: Driver | None = None

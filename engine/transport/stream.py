@@ -23,14 +23,11 @@ from time import perf_counter
 import trio
 
 from engine.errors import ConnectionClosed
+from engine.transport.poller import FIRST_READ, Poller, next_read
 
 Sink = Callable[[bytes], bool]
 """Takes one read; `b""` is the end. Returns False to pause: the pump then returns."""
 
-_FIRST_READ = 16 * 1024  # bytes; as HTTP/2's slices, and a memory page or two more than most messages
-_SMALLEST_READ = 2 * 1024
-_DEAR = 0.02  # seconds that others wait for one read; a frame of a film
-_CHEAP = 0.004
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for no time
 _SEND_SLICE = 64 * 1024  # TLS encrypts a whole send_all before its first byte leaves
 
@@ -89,17 +86,6 @@ class ByteStream(ABC):
         writers get `ConnectionClosed`."""
 
 
-def _next_read(size: int, seconds: float, largest: int) -> int:
-    """How much to read at once, after a full read of `size` took `seconds` to work through.
-
-    Other connections wait while a read is worked through: bytes that are dear (a chunk or a fragment
-    for each byte of body) come in small bites, bulk in large ones.
-    """
-    if seconds > _DEAR:
-        return max(size // 2, _SMALLEST_READ)
-    return min(size * 2, largest) if seconds < _CHEAP else size
-
-
 def _lost(error: BaseException) -> ConnectionClosed:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
     return ConnectionClosed(1006, reason)
@@ -122,9 +108,10 @@ class SocketByteStream(ByteStream):
 
     __slots__ = ("_broken", "_read_size", "_socket", "local_address", "peer_address")
 
-    def __init__(self, sock: socket.socket, *, read_size: int) -> None:
+    def __init__(self, sock: socket.socket, *, read_size: int, poller: Poller | None = None) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._poller = poller
         self._read_size = read_size
         self._broken = False
         self.local_address = self.peer_address = "unix"
@@ -149,8 +136,11 @@ class SocketByteStream(ByteStream):
                 raise _lost(error) from None
 
     async def pump(self, sink: Sink, max_bytes: int | None = None) -> None:
+        if self._poller is not None:
+            await self._pump_shared(self._poller, sink, max_bytes or self._read_size)
+            return
         recv, largest = self._socket.recv, max_bytes or self._read_size
-        size = min(largest, _FIRST_READ)
+        size = min(largest, FIRST_READ)
         while True:
             try:
                 data = recv(size)
@@ -168,8 +158,16 @@ class SocketByteStream(ByteStream):
             began = perf_counter()
             if not sink(data):
                 return
-            size = _next_read(size, perf_counter() - began, largest)
+            size = next_read(size, perf_counter() - began, largest)
             await trio.lowlevel.checkpoint()  # a peer that always has data must not starve others
+
+    async def _pump_shared(self, poller: Poller, sink: Sink, largest: int) -> None:
+        if self._socket.fileno() < 0:
+            raise ConnectionClosed(1006, "closed on our side")
+        try:
+            await poller.pump(self._socket, sink, largest)
+        except OSError as error:
+            raise _lost(error) from None
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         try:
@@ -218,6 +216,8 @@ class SocketByteStream(ByteStream):
 
     def _close(self) -> None:
         if self._socket.fileno() >= 0:
+            if self._poller is not None:
+                self._poller.discard(self._socket)
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
@@ -276,7 +276,7 @@ class WrappedByteStream(ByteStream):
 
     async def pump(self, sink: Sink, max_bytes: int | None = None) -> None:
         largest = max_bytes or self._read_size
-        size = min(largest, _FIRST_READ)
+        size = min(largest, FIRST_READ)
         with self._call():
             while True:
                 data = await self._read(size)
@@ -284,7 +284,7 @@ class WrappedByteStream(ByteStream):
                 if not sink(data) or not data:
                     return
                 if len(data) == size:
-                    size = _next_read(size, perf_counter() - began, largest)
+                    size = next_read(size, perf_counter() - began, largest)
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         return 0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
 
 import pytest
 import trio
 import trio.testing
 
 from engine.errors import ConnectionClosed
+from engine.transport.poller import Poller
 from engine.transport.stream import ByteStream, SocketByteStream, WrappedByteStream, format_address
 
 READ_SIZE = 1024
@@ -24,10 +24,10 @@ class Pair:
         self.far = far
 
 
-def socket_pair() -> Pair:
+def socket_pair(poller: Poller | None = None) -> Pair:
     near, far = socket.socketpair()
     return Pair(
-        SocketByteStream(near, read_size=READ_SIZE),
+        SocketByteStream(near, read_size=READ_SIZE, poller=poller),
         trio.SocketStream(trio.socket.from_stdlib_socket(_nonblocking(far))),
     )
 
@@ -42,12 +42,18 @@ def memory_pair() -> Pair:
     return Pair(WrappedByteStream(near, read_size=READ_SIZE), far)
 
 
-both = pytest.mark.parametrize("make", [socket_pair, memory_pair])
+@pytest.fixture(params=["socket", "polled socket", "memory"])
+async def pair(request: pytest.FixtureRequest, nursery: trio.Nursery) -> Pair:
+    if request.param == "memory":
+        return memory_pair()
+    if request.param == "socket":
+        return socket_pair()
+    poller = Poller()
+    nursery.start_soon(poller.run)
+    return socket_pair(poller)
 
 
-@both
-async def test_bytes_go_both_ways_and_the_end_is_empty(make: Callable[[], Pair]) -> None:
-    pair = make()
+async def test_bytes_go_both_ways_and_the_end_is_empty(pair: Pair) -> None:
     await pair.far.send_all(b"hello")
     assert await pair.stream.receive_some() == b"hello"
     await pair.stream.send_all(b"world")
@@ -57,9 +63,7 @@ async def test_bytes_go_both_ways_and_the_end_is_empty(make: Callable[[], Pair])
     await pair.stream.aclose()
 
 
-@both
-async def test_a_pump_stops_when_its_sink_says_so_and_goes_on_without_loss(make: Callable[[], Pair]) -> None:
-    pair = make()
+async def test_a_pump_stops_when_its_sink_says_so_and_goes_on_without_loss(pair: Pair) -> None:
     got: list[bytes] = []
 
     def sink(data: bytes) -> bool:
@@ -77,9 +81,7 @@ async def test_a_pump_stops_when_its_sink_says_so_and_goes_on_without_loss(make:
     await pair.stream.aclose()
 
 
-@both
-async def test_a_pump_reads_at_most_what_it_was_told(make: Callable[[], Pair], nursery: trio.Nursery) -> None:
-    pair = make()
+async def test_a_pump_reads_at_most_what_it_was_told(pair: Pair, nursery: trio.Nursery) -> None:
     sizes: list[int] = []
     nursery.start_soon(pair.far.send_all, bytes(100))
     seen = 0
@@ -96,9 +98,7 @@ async def test_a_pump_reads_at_most_what_it_was_told(make: Callable[[], Pair], n
     await pair.far.aclose()
 
 
-@both
-async def test_abort_ends_a_pump_that_waits(make: Callable[[], Pair], nursery: trio.Nursery) -> None:
-    pair = make()
+async def test_abort_ends_a_pump_that_waits(pair: Pair, nursery: trio.Nursery) -> None:
     ended = trio.Event()
 
     async def read() -> None:
