@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engine.http.response import Response, StreamingResponse
     from engine.server import serve
     from engine.signalr.hub import Hub
+    from engine.transport.callbacks import StreamProtocol
     from engine.websocket.connection import WebSocket
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Hub",
     "Request",
     "Response",
+    "StreamProtocol",
     "StreamingResponse",
     "WebSocket",
     "__version__",
@@ -43,6 +45,7 @@ _HOMES = {
     "Hub": "engine.signalr.hub",
     "Request": "engine.http.request",
     "Response": "engine.http.response",
+    "StreamProtocol": "engine.transport.callbacks",
     "StreamingResponse": "engine.http.response",
     "WebSocket": "engine.websocket.connection",
     "serve": "engine.server",

@@ -25,11 +25,12 @@ from engine.grpc.service import ServiceBase
 from engine.http.endpoint import HttpEndpoint
 from engine.http.response import Response, refuse
 from engine.observe.log import printable
-from engine.routing import Endpoint, RouteInfo, Router
+from engine.routing import Endpoint, ProtocolRoute, RouteInfo, Router, protocol_route
 from engine.signalr.endpoint import HubEndpoint
 from engine.websocket.endpoint import WebSocketEndpoint
 
 if TYPE_CHECKING:
+    from engine.transport.callbacks import StreamProtocol
     from engine.transport.exchange import Exchange
 
 __all__ = ["App"]
@@ -66,6 +67,7 @@ class App:
     Attributes:
         config: the settings that `serve` uses where it is given none of its own.
         state: anything the application wants to share between its handlers and its lifespan.
+        protocols: the custom protocols that have listeners of their own.
         ready: True between the end of start-up and the begin of a drain; `/readyz` should tell it.
     """
 
@@ -79,6 +81,7 @@ class App:
         self.config = config or Config()
         self.state = SimpleNamespace()
         self.ready = False
+        self.protocols: list[ProtocolRoute] = []
         self._lifespan = lifespan
         self._router = Router(HttpEndpoint, _NotFound())
         self._grpc = GrpcEndpoint()
@@ -142,6 +145,28 @@ class App:
 
         return register
 
+    def protocol(
+        self, address: int | str, factory: Callable[[], StreamProtocol], *, tls: bool = False
+    ) -> Callable[[], StreamProtocol]:
+        """Serve a protocol of your own on a port or Unix socket of its own, beside HTTP.
+
+        It shares the server's limits, TLS, drain and logging; its callbacks run in the driver, with
+        no task switch.
+
+        Args:
+            address: a port (on `server.host`; 0 picks a free one), `"host:port"`, or `"unix:/path"`.
+            factory: makes a `StreamProtocol` for each connection; the class itself will do.
+            tls: speak TLS with the server's certificate, and nothing else.
+
+        Raises:
+            ConfigError: the address is malformed, or is taken by another protocol of this app.
+        """
+        route = protocol_route(address, factory, tls=tls)
+        if any(each.address == route.address and route.port != 0 for each in self.protocols):
+            raise ConfigError("address", address, "another protocol of this app has it; choose another")
+        self.protocols.append(route)
+        return factory
+
     def add_service(self, service: ServiceBase) -> None:
         """Serve a gRPC service: an instance of a class that derives from a generated base.
 
@@ -153,8 +178,12 @@ class App:
         self._router.add_grpc(self._grpc, names)
 
     def routes(self) -> list[RouteInfo]:
-        """All that is served, in the order in which it was added."""
-        return self._router.routes()
+        """All that is served, in the order in which it was added; custom protocols last."""
+        custom = [
+            RouteInfo("protocol", route.address, (), _name(route.factory), "tls" if route.tls else "")
+            for route in self.protocols
+        ]
+        return [*self._router.routes(), *custom]
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """A fresh context manager of the app's start-up and clean-up, for the server to enter."""

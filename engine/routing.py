@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
+    from engine.transport.callbacks import StreamProtocol
     from engine.transport.exchange import Exchange, RequestHead
 
-__all__ = ["Endpoint", "RouteInfo", "Router"]
+__all__ = ["Endpoint", "ProtocolRoute", "RouteInfo", "Router", "protocol_route"]
 
 Params = Mapping[str, str]
 
@@ -49,11 +50,37 @@ class Endpoint(Protocol):
 class RouteInfo:
     """A line of the listing of routes."""
 
-    kind: str  # "http", "websocket", "grpc" or "hub"
-    path: str
+    kind: str  # "http", "websocket", "grpc", "hub" or "protocol"
+    path: str  # of a protocol: its address
     methods: tuple[str, ...]  # HTTP methods; empty where the protocol fixes them
     name: str  # of the handler, as its author wrote it
     detail: str = ""  # what else is worth a word: subprotocols, the shape of a gRPC call
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolRoute:
+    """A custom protocol on a listener of its own."""
+
+    address: str  # as the app gave it
+    factory: Callable[[], StreamProtocol]
+    host: str | None = None  # None: server.host
+    port: int = 0
+    unix_path: str | None = None
+    tls: bool = False
+
+
+def protocol_route(address: int | str, factory: Callable[[], StreamProtocol], *, tls: bool) -> ProtocolRoute:
+    """Take an address apart: a port, `host:port` or `unix:/path`.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if isinstance(address, str) and address.startswith("unix:"):
+        return ProtocolRoute(address, factory, unix_path=address.removeprefix("unix:"), tls=tls)
+    host, _, port = str(address).rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError("address", address, 'give a port from 0 to 65535, "host:port", or "unix:/path"')
+    return ProtocolRoute(str(address), factory, host=host.strip("[]") or None, port=int(port), tls=tls)
 
 
 @dataclass(slots=True)

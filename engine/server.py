@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from enum import Enum
 from itertools import count
 from typing import Protocol
@@ -19,9 +21,10 @@ import trio
 
 from engine.app import App
 from engine.config import Config
-from engine.errors import EngineError, StartupError
+from engine.errors import ConfigError, EngineError, StartupError
+from engine.transport.callbacks import StreamProtocol
 from engine.transport.connection import Connection, Surroundings
-from engine.transport.listen import accept_forever, open_listeners
+from engine.transport.listen import accept_forever, open_listeners, open_unix_listener
 from engine.transport.poller import Poller
 from engine.transport.stream import format_address
 from engine.transport.tls import TlsHandshakes
@@ -50,12 +53,32 @@ class Phase(Enum):
     STOPPED = "stopped"
 
 
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """A listening socket and what is spoken on it."""
+
+    socket: socket.socket
+    serves_tls: bool = False
+    tls_required: bool = False  # and nothing else
+    protocol: Callable[[], StreamProtocol] | None = None  # instead of HTTP
+
+    @property
+    def address(self) -> str:
+        return format_address(self.socket.getsockname())
+
+
+def _remove_socket_file(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
 class Server:
     """One server: an app on its listeners.
 
     Attributes:
         addresses: `host:port` of each cleartext listener, the real ports.
         tls_addresses: the same of the TLS port, where it has one of its own.
+        protocol_addresses: the same of the app's custom protocols, by the address that the app gave.
         phase: see `Phase`.
     """
 
@@ -67,6 +90,7 @@ class Server:
         self.phase = Phase.STARTING
         self.addresses: list[str] = []
         self.tls_addresses: list[str] = []
+        self.protocol_addresses: dict[str, list[str]] = {}
         self._tls: TlsHandshakes | None = None
         self._watchdog = Watchdog()
         self._poller: Poller | None = None
@@ -136,40 +160,58 @@ class Server:
                 f"the app's lifespan failed with {type(error).__name__}: {error}; mend its {half} code"
             ) from error
 
-    async def _listen(self, stack: contextlib.AsyncExitStack) -> list[tuple[socket.socket, bool]]:
-        """Open all listeners; the second item tells those that speak only TLS."""
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> list[_Listener]:
+        """Open all listeners."""
         settings, tls = self.config.server, self.config.tls
-        cleartext = await open_listeners(settings.host, settings.port, settings.backlog)
-        for sock in cleartext:
+        listeners = [
+            _Listener(sock, serves_tls=tls is not None and tls.port is None)
+            for sock in await self._open(stack, settings.host, settings.port, "--port")
+        ]
+        self.addresses = [each.address for each in listeners]
+        if tls is not None and tls.port is not None:
+            encrypted = await self._open(stack, settings.host, tls.port, "--tls-port")
+            listeners += [_Listener(sock, serves_tls=True, tls_required=True) for sock in encrypted]
+            self.tls_addresses = [format_address(sock.getsockname()) for sock in encrypted]
+        for route in self.app.protocols:
+            if route.tls and tls is None:
+                raise ConfigError("tls.cert_file", None, f"the protocol at {route.address} asks for TLS: name one")
+            host, port = route.host or settings.host, route.port
+            if route.unix_path is not None:
+                sockets = [open_unix_listener(route.unix_path, settings.backlog)]
+                stack.callback(sockets[0].close)
+                stack.callback(_remove_socket_file, route.unix_path)
+            else:
+                sockets = await self._open(stack, host, port, "another port in app.protocol")
+            added = [_Listener(sock, route.tls, route.tls, route.factory) for sock in sockets]
+            listeners += added
+            self.protocol_addresses[route.address] = [each.address for each in added]
+        return listeners
+
+    async def _open(self, stack: contextlib.AsyncExitStack, host: str, port: int, flag: str) -> list[socket.socket]:
+        sockets = await open_listeners(host, port, self.config.server.backlog, flag=flag)
+        for sock in sockets:
             stack.callback(sock.close)
-        self.addresses = [format_address(sock.getsockname()) for sock in cleartext]
-        if tls is None or tls.port is None:
-            return [(sock, False) for sock in cleartext]
-        encrypted = await open_listeners(settings.host, tls.port, settings.backlog, flag="--tls-port")
-        for sock in encrypted:
-            stack.callback(sock.close)
-        self.tls_addresses = [format_address(sock.getsockname()) for sock in encrypted]
-        return [(sock, False) for sock in cleartext] + [(sock, True) for sock in encrypted]
+        return sockets
 
     async def _serve(
         self,
         nursery: trio.Nursery,
-        listeners: list[tuple[socket.socket, bool]],
+        listeners: list[_Listener],
         tls: TlsHandshakes | None,
         task_status: StartedStatus,
     ) -> None:
-        own_port = self.config.tls is not None and self.config.tls.port is not None
         async with trio.open_nursery() as accepting:
-            for listener, tls_required in listeners:
+            for listener in listeners:
                 surroundings = Surroundings(
                     self.config,
                     self.app.handle,
                     self._watchdog,
-                    tls=tls if tls_required or not own_port else None,
-                    tls_required=tls_required,
+                    tls=tls if listener.serves_tls else None,
+                    tls_required=listener.tls_required,
                     poller=self._poller,
+                    protocol=listener.protocol,
                 )
-                accepting.start_soon(self._accept, listener, surroundings, nursery)
+                accepting.start_soon(self._accept, listener.socket, surroundings, nursery)
             self.phase = Phase.SERVING
             self.app.ready = True
             task_status.started(self)
@@ -177,8 +219,8 @@ class Server:
             self.phase = Phase.DRAINING
             self.app.ready = False
             accepting.cancel_scope.cancel()
-        for listener, _ in listeners:
-            listener.close()
+        for listener in listeners:
+            listener.socket.close()
         await self._drain_connections()
 
     async def _accept(self, listener: socket.socket, surroundings: Surroundings, nursery: trio.Nursery) -> None:

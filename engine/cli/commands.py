@@ -47,7 +47,7 @@ def serve(
 
     def started(server: Server) -> None:
         urls = welcome.urls(server.addresses, server.tls_addresses, tls=config.tls is not None)
-        click.echo("\n".join(welcome.lines(target, urls, app.routes())))  # echo flushes
+        click.echo("\n".join(welcome.lines(target, urls, app.routes(), server.protocol_addresses)))  # echo flushes
 
     return trio.run(partial(run_until_signal, app, config, on_started=started))
 

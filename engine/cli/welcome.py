@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from engine.routing import RouteInfo
 
@@ -18,8 +19,16 @@ def urls(addresses: Sequence[str], tls_addresses: Sequence[str], *, tls: bool) -
     return [f"http://{each}" for each in addresses] + [f"https://{each}" for each in encrypted]
 
 
-def lines(target: str, base_urls: Sequence[str], routes: Sequence[RouteInfo]) -> list[str]:
-    """The first line holds the first URL, so that programs can read the real port."""
+def lines(
+    target: str,
+    base_urls: Sequence[str],
+    routes: Sequence[RouteInfo],
+    protocols: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> list[str]:
+    """What to print; `protocols` are the custom ones' real addresses by the address that the app gave.
+
+    The first line holds the first URL, so that programs can read the real port.
+    """
     printed = [f"Serving {target} on {base_urls[0]}"]
     printed += [f"{'and':>{len(f'Serving {target} on')}} {url}" for url in base_urls[1:]]
     base = _reachable(base_urls[0])
@@ -30,8 +39,16 @@ def lines(target: str, base_urls: Sequence[str], routes: Sequence[RouteInfo]) ->
         example = min(of_kind, key=lambda route: "{" in route.path)  # one that works as it is printed
         more = f"  (and {len(of_kind) - 1} more)" if len(of_kind) > 1 else ""
         printed.append(f"  {kind:<10} {_command(example, base)}{more}")
+    printed += [f"  {'protocol':<10} {_netcat(address)}" for addresses in protocols.values() for address in addresses]
     printed.append("Ctrl-C stops; python -m engine routes lists all.")
     return printed
+
+
+def _netcat(address: str) -> str:
+    if address.startswith("/"):
+        return f"nc -U {shlex.quote(address)}"
+    host, _, port = address.rpartition(":")
+    return f"nc {host.strip('[]')} {port}"
 
 
 def _reachable(url: str) -> str:

@@ -16,6 +16,7 @@ import trio
 
 from engine.config import Config
 from engine.errors import ConnectionClosed
+from engine.transport.callbacks import ProtocolDriver, StreamProtocol
 from engine.transport.exchange import Exchange, Peer
 from engine.transport.http1 import Http1Driver
 from engine.transport.http2 import Http2Driver
@@ -58,6 +59,7 @@ class Surroundings:
     tls: TlsHandshakes | None = None
     tls_required: bool = False  # a port of its own: cleartext is refused
     poller: Poller | None = None  # None: each connection waits for its own socket
+    protocol: Callable[[], StreamProtocol] | None = None  # not HTTP, but this from the first byte
 
 
 class Connection:
@@ -94,7 +96,9 @@ class Connection:
             _log.debug("connection %d: %s", self.connection_id, lost.exceptions[0])
         except* Exception:
             # The barrier: whatever went wrong, it is this connection's affair alone.
-            _log.exception("connection %d failed; this is a bug in the engine, please report it", self.connection_id)
+            custom = self._surroundings.protocol is not None
+            whose = "mend its protocol's callback" if custom else "this is a bug in the engine, please report it"
+            _log.exception("connection %d failed; %s", self.connection_id, whose)
         finally:
             # R5: a shield always carries a deadline.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * self._close_timeout):
@@ -122,8 +126,11 @@ class Connection:
         surroundings = self._surroundings
         config = surroundings.config
         with self._sniffing:
-            found, initial = await self._sniff()
             peer = Peer(self._stream.peer_address, self._stream.local_address, self.connection_id)
+            if surroundings.protocol is not None:
+                await self._serve_protocol(surroundings.protocol, peer)
+                return
+            found, initial = await self._sniff()
             negotiated: str | None = None
             if found is Protocol.TLS and surroundings.tls is not None:
                 peer, negotiated = await self._start_tls(surroundings.tls, initial, peer)
@@ -148,6 +155,20 @@ class Connection:
             self._driver = driver
         if self._driver is not None:
             await self._driver.run(initial)
+
+    async def _serve_protocol(self, factory: Callable[[], StreamProtocol], peer: Peer) -> None:
+        """A port of its own: there is nothing to sniff."""
+        if self._surroundings.tls_required:
+            assert self._surroundings.tls is not None  # the server refuses to start without
+            peer, _ = await self._start_tls(self._surroundings.tls, b"", peer)
+        driver = self._driver = ProtocolDriver(
+            self._stream,
+            config=self._surroundings.config,
+            peer=peer,
+            factory=factory,
+            watchdog=self._surroundings.watchdog,
+        )
+        await driver.run()
 
     async def _sniff(self) -> tuple[Protocol, bytes]:
         """Read until the first bytes tell the protocol."""

@@ -6,10 +6,12 @@ when the port is taken, and an accept loop that outlives a lack of file descript
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import socket
+import stat
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -51,6 +53,37 @@ async def open_listeners(host: str, port: int, backlog: int, *, flag: str = "--p
             each.close()
         raise
     return sockets
+
+
+def open_unix_listener(path: str, backlog: int) -> socket.socket:
+    """Listen on a Unix socket; a file that a dead server left behind is replaced.
+
+    Raises:
+        StartupError: somebody listens there, or the path cannot be used.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):
+                os.unlink(path)
+        sock.setblocking(False)
+        sock.bind(path)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        why = os.strerror(error.errno or 0).lower()
+        raise StartupError(f"cannot listen on unix:{path}: {why}; choose another path, or remove the file") from None
+    return sock
+
+
+def _answers(path: str) -> bool:
+    """Somebody accepts connections there."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        return True
 
 
 def _listen(

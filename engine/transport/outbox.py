@@ -24,7 +24,7 @@ from engine.errors import ConnectionClosed, LimitExceeded, LimitKind
 from engine.transport.stream import ByteStream
 from engine.transport.watchdog import Watchdog
 
-_HIGH_WATER = 64 * 1024  # bytes queued before a well-behaved writer waits; asyncio's and Kestrel's
+HIGH_WATER = 64 * 1024  # bytes queued before a well-behaved writer waits; asyncio's and Kestrel's
 _STALL_SLICE = 64 * 1024  # the write deadline starts anew for each: 2 KiB/s keep a slow reader alive
 
 
@@ -146,7 +146,7 @@ class Outbox:
             ConnectionClosed: the transport broke or stalled.
         """
         self.flush()
-        while self._size > _HIGH_WATER and self._failure is None:
+        while self._size > HIGH_WATER and self._failure is None:
             await self._wait()
         if self._failure is not None:
             raise self._closed()
@@ -204,7 +204,7 @@ class Outbox:
                 await stream.send_all(memoryview(data)[start : start + _STALL_SLICE])
             self.bytes_sent += len(data)
             self._size = max(self._size - len(data), 0)  # a failure meanwhile has set it to 0
-            if self._size <= _HIGH_WATER and self._waiters:
+            if self._size <= HIGH_WATER and self._waiters:
                 self._wake_waiters()
 
     def close(self) -> None:
