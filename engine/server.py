@@ -270,7 +270,7 @@ class Server:
             connection.drain()
         with self._stop_scope:
             with trio.move_on_after(self.config.server.graceful_timeout):
-                await self._no_connections()
+                await self.wait_until_idle()
         if not self._connections:
             return
         _log.warning(
@@ -281,9 +281,10 @@ class Server:
         for connection in list(self._connections):
             connection.stop()
         with trio.move_on_after(_HARD_STOP if not self._stop_scope.cancel_called else 0):
-            await self._no_connections()
+            await self.wait_until_idle()
 
-    async def _no_connections(self) -> None:
+    async def wait_until_idle(self) -> None:
+        """Wait until no connection is open. A checkpoint where it waits."""
         while self._connections:
             await self._changed.wait()
 

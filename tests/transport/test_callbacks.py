@@ -69,8 +69,7 @@ async def test_bytes_come_back_and_an_end_of_input_closes() -> None:
         await stream.send_eof()
         assert await rest(stream) == b""
         await stream.aclose()
-        while server.connection_count:
-            await trio.lowlevel.checkpoint()
+        await server.wait_until_idle()
         assert LOST == ["closed"]
 
 
@@ -146,8 +145,7 @@ async def test_a_callback_that_raises_ends_its_connection_and_no_other(
             await stream.send_eof()
             await rest(stream)
         await stream.aclose()
-        while server.connection_count:
-            await trio.lowlevel.checkpoint()
+        await server.wait_until_idle()
         other = await dial(address)
         await other.send_all(b"y")
         assert await other.receive_some(10) == b"y"
@@ -169,8 +167,7 @@ async def test_a_timer_calls_back_and_what_it_raises_stays_inside() -> None:
         stream = await dial(address)
         assert await rest(stream) == b"tick"
         await stream.aclose()
-        while server.connection_count:
-            await trio.lowlevel.checkpoint()
+        await server.wait_until_idle()
         await (await dial(address)).aclose()
 
 
@@ -246,17 +243,18 @@ async def test_writing_pauses_and_resumes_with_the_peer() -> None:
 
 async def test_reading_pauses_and_resumes() -> None:
     protocols: list[Echo] = []
+    made = trio.Event()
 
     class Paused(Echo):
         def connection_made(self) -> None:
             self.connection.pause_reading()
             protocols.append(self)
+            made.set()
 
     async with serving(Paused) as (_, address):
         stream = await dial(address)
         await stream.send_all(b"x")
-        while not protocols:
-            await trio.lowlevel.checkpoint()
+        await made.wait()
         with trio.move_on_after(0.02) as scope:
             await stream.receive_some(10)
         assert scope.cancelled_caught
