@@ -273,11 +273,9 @@ class Server:
                 await self.wait_until_idle()
         if not self._connections:
             return
-        _log.warning(
-            "%d connections still open after server.graceful_timeout (%g s); cancelling them",
-            len(self._connections),
-            self.config.server.graceful_timeout,
-        )
+        grace = self.config.server.graceful_timeout
+        why = "at once" if self._stop_scope.cancel_called else f"after server.graceful_timeout ({grace:g} s)"
+        _log.warning("cancelling %d open connections %s", len(self._connections), why)
         for connection in list(self._connections):
             connection.stop()
         with trio.move_on_after(_HARD_STOP if not self._stop_scope.cancel_called else 0):
