@@ -22,6 +22,7 @@ from engine.config import Config
 from engine.errors import EngineError, StartupError
 from engine.transport.connection import Connection, Surroundings
 from engine.transport.listen import accept_forever, open_listeners
+from engine.transport.statistics import ServerStatistics
 from engine.transport.stream import format_address
 from engine.transport.tls import TlsHandshakes
 from engine.transport.watchdog import Watchdog
@@ -69,6 +70,7 @@ class Server:
         self._tls: TlsHandshakes | None = None
         self._watchdog = Watchdog()
         self._connections: set[Connection] = set()
+        self._accepted = 0  # connections so far
         self._admitted = 0  # accepted sockets, counted before their tasks have run
         self._connection_ids = count(1)
         self._changed = trio.Event()  # replaced each time it is set: a connection has ended
@@ -79,6 +81,11 @@ class Server:
     def connection_count(self) -> int:
         """Connections that are open."""
         return len(self._connections)
+
+    def statistics(self) -> ServerStatistics:
+        """Every connection and what runs on it at this moment; for consoles, tests and metrics."""
+        connections = sorted(self._connections, key=lambda each: each.connection_id)
+        return ServerStatistics(self.phase.value, self._accepted, tuple(each.statistics() for each in connections))
 
     def drain(self) -> None:
         """Begin the graceful stop: accept nothing new, let what runs finish. Idempotent."""
@@ -165,11 +172,11 @@ class Server:
                 )
                 accepting.start_soon(self._accept, listener, surroundings, nursery)
             self.phase = Phase.SERVING
-            self.app.ready = True
+            self.app.begin_serving()
             task_status.started(self)
             await self._drain_requested.wait()
             self.phase = Phase.DRAINING
-            self.app.ready = False
+            self.app.begin_drain()
             accepting.cancel_scope.cancel()
         for listener, _ in listeners:
             listener.close()
@@ -203,6 +210,7 @@ class Server:
 
     async def _run(self, connection: Connection) -> None:
         self._connections.add(connection)
+        self._accepted += 1
         try:
             if self.phase is Phase.SERVING:
                 await connection.run()

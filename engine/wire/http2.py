@@ -124,9 +124,7 @@ class Http2Core(Http2Sender[_Stream]):
         enable_connect_protocol: server: offer extended CONNECT (RFC 8441).
     """
 
-    def __init__(
-        self, config: Http2Config, *, client: bool = False, enable_connect_protocol: bool = False
-    ) -> None:
+    def __init__(self, config: Http2Config, *, client: bool = False, enable_connect_protocol: bool = False) -> None:
         self._extended_connect = enable_connect_protocol and not client  # immutable
         self._h2_config = H2Configuration(
             client_side=client,
@@ -193,6 +191,11 @@ class Http2Core(Http2Sender[_Stream]):
     def last_peer_stream_id(self) -> int:
         """The highest stream of the peer that was processed: what GOAWAY must name."""
         return self._highest_peer
+
+    @property
+    def peer_max_streams(self) -> int:
+        """How many streams of ours the peer allows at once (SETTINGS_MAX_CONCURRENT_STREAMS)."""
+        return self._h2.remote_settings.max_concurrent_streams
 
     @property
     def open_streams(self) -> int:
@@ -307,7 +310,9 @@ class Http2Core(Http2Sender[_Stream]):
         """Client: a head, informational or final."""
         end_stream = bool(flags & END_STREAM)
         try:
-            status, headers, content_length = response_fields(decoded.fields)
+            if decoded.response is None:
+                decoded.response = response_fields(decoded.fields)
+            status, headers, content_length = decoded.response
             if status < 200 and end_stream:
                 raise malformed("an informational response that ends the stream")
         except RemoteProtocolError:
@@ -337,7 +342,9 @@ class Http2Core(Http2Sender[_Stream]):
                 raise malformed("trailers that do not end the stream")
             if expected is not None and stream.received != expected and not stream.ignoring:
                 raise malformed("a body that is not as long as content-length")
-            headers = trailer_fields(decoded.fields)
+            headers = decoded.trailers
+            if headers is None:
+                headers = decoded.trailers = trailer_fields(decoded.fields)
         except RemoteProtocolError:
             self._stream_error(stream, Http2Code.PROTOCOL_ERROR)
             return
