@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from engine import errors
     from engine.app import App
     from engine.config import Config
+    from engine.grpc.channel import Channel
     from engine.grpc.context import CallContext
     from engine.http.request import Request
     from engine.http.response import Response, StreamingResponse
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "App",
     "CallContext",
+    "Channel",
     "Config",
     "Hub",
     "Request",
@@ -41,6 +43,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "App": "engine.app",
     "CallContext": "engine.grpc.context",
+    "Channel": "engine.grpc.channel",
     "Config": "engine.config",
     "Hub": "engine.signalr.hub",
     "Request": "engine.http.request",

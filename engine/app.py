@@ -10,7 +10,7 @@ the ids of connection and exchange, and answered in its protocol's words; it goe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from itertools import count
 from types import SimpleNamespace
@@ -21,7 +21,10 @@ import trio
 from engine.config import Config
 from engine.errors import ConfigError, ConnectionClosed, answer_for
 from engine.grpc.endpoint import GrpcEndpoint
-from engine.grpc.service import ServiceBase
+from engine.grpc.hosting import generic_resolver, host
+from engine.grpc.interceptors import MethodOptions, ServerInterceptor
+from engine.grpc.reflection import reflection_services
+from engine.grpc.service import ServiceBase, ServiceSpec
 from engine.http.endpoint import HttpEndpoint
 from engine.http.response import Response, refuse
 from engine.observe.log import printable
@@ -86,6 +89,7 @@ class App:
         self._router = Router(HttpEndpoint, _NotFound())
         self._grpc = GrpcEndpoint()
         self._exchange_ids = count(1)
+        self._grpc_services: list[ServiceBase] = []
 
     # -- what is served -------------------------------------------------------
 
@@ -167,15 +171,65 @@ class App:
         self.protocols.append(route)
         return factory
 
-    def add_service(self, service: ServiceBase) -> None:
+    def add_service(
+        self,
+        service: ServiceBase,
+        *,
+        interceptors: Sequence[ServerInterceptor] = (),
+        options: MethodOptions | None = None,
+        method_options: Mapping[str, MethodOptions] | None = None,
+    ) -> None:
         """Serve a gRPC service: an instance of a class that derives from a generated base.
 
+        Args:
+            service: the instance; all calls share it.
+            interceptors: run around every call of it, the first one outermost.
+            options: time-out and limits of each of its methods.
+            method_options: by a handler's name ("say_hello"): used instead of `options`.
+
         Raises:
-            ConfigError: it is no service or was added before, or another route has the path of one of its methods.
+            ConfigError: it is no service or was added before, another route has the path of one of its methods,
+                or an option names no method of it.
         """
-        spec = self._grpc.add(service)
+        spec = self._grpc.add(service, interceptors=interceptors, options=options, method_options=method_options)
+        self._grpc_services.append(service)
         names = [(method.path, f"{type(service).__name__}.{method.name}", method.kind.value) for method in spec.methods]
         self._router.add_grpc(self._grpc, names)
+
+    @property
+    def services(self) -> tuple[ServiceSpec, ...]:
+        """The gRPC services that are served, in the order in which they were added."""
+        return self._grpc.services
+
+    def add_reflection(self) -> None:
+        """Serve gRPC server reflection (v1 and v1alpha): tools may ask for all services and their types."""
+        for service in reflection_services(self):
+            self.add_service(service)
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
+        """Called by grpcio's generated `add_XServicer_to_server(servicer, app)`; see `engine.grpc.hosting`."""
+        self._grpc.add_resolver(generic_resolver(handlers))
+        self._router.add_grpc(self._grpc, ())
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
+        """Called by grpcio's generated `add_XServicer_to_server(servicer, app)`; see `engine.grpc.hosting`.
+
+        Raises:
+            ConfigError: as `add_service`.
+        """
+        self.add_service(host(service_name, method_handlers))
+
+    def begin_serving(self) -> None:
+        """Tell the services that a server has begun to serve; the server calls it."""
+        self.ready = True
+        for service in self._grpc_services:
+            service.__serve__()
+
+    def begin_drain(self) -> None:
+        """Tell the services that the server begins to stop; the server calls it."""
+        self.ready = False
+        for service in self._grpc_services:
+            service.__drain__()
 
     def routes(self) -> list[RouteInfo]:
         """All that is served, in the order in which it was added; custom protocols last."""

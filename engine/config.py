@@ -19,6 +19,8 @@ from engine.errors import ConfigError
 
 __all__ = [
     "Bucket",
+    "ChannelConfig",
+    "ClientTlsConfig",
     "Config",
     "GrpcConfig",
     "Http1Config",
@@ -85,6 +87,8 @@ class TlsConfig:
     key_file: str | None = None  # PEM; None: the key is in `cert_file`
     self_signed: bool = False  # make a throw-away certificate for localhost; development only
     port: int | None = None  # None: the same port as cleartext, told by the first byte
+    client_ca_file: str | None = None  # PEM; clients show a certificate that one of these has signed
+    require_client_certificate: bool = True  # False: with client_ca_file, a client may come without one
 
     def __post_init__(self) -> None:
         if self.self_signed and self.cert_file is not None:
@@ -140,6 +144,10 @@ class Http2Config:
     idle_timeout: float = 120.0  # without a stream: GOAWAY and close
     zero_window_timeout: float = 60.0  # data is waiting and the peer grants no credit
     drain_ping_timeout: float = 5.0  # between the two GOAWAYs of a drain; grpc-go's
+    keepalive_time: float = 7200.0  # without a byte from the client: PING; gRFC A8
+    keepalive_timeout: float = 20.0  # for any byte after that PING; gRFC A8
+    max_connection_age: float = math.inf  # then a graceful end, 10 % sooner or later; gRFC A9
+    max_connection_age_grace: float = math.inf  # for what runs at that time; gRFC A9
     max_body_size: int = 30_000_000  # as http1.max_body_size
     min_body_rate: float = 240.0  # as http1.min_body_rate; not for streaming endpoints
     min_body_rate_grace: float = 5.0  # as http1.min_body_rate_grace
@@ -177,16 +185,70 @@ class WebSocketConfig:
         _positive("websocket", self)
 
 
+_PING_INTERVALS = ("min_ping_interval", "min_ping_interval_without_calls")
+
+
 @dataclass(frozen=True, slots=True)
 class GrpcConfig:
-    """gRPC over HTTP/2."""
+    """gRPC, gRPC-Web and Connect."""
 
     max_receive_message_size: int = 4 * MIB  # the default of every official implementation
     max_metadata_size: int = 16 * KIB  # hard limit, 32 bytes a field added; gRPC suggests 8 KiB
     max_status_message_size: int = 4 * KIB  # percent-encoded; clients may refuse trailers over 8 KiB
+    min_ping_interval: float = 300.0  # between PINGs of a client with open streams; gRFC A8
+    min_ping_interval_without_calls: float = 7200.0  # without; gRFC A8. min_ping_interval permits keep-alive then
+    max_ping_strikes: int = 2  # sooner PINGs that are overlooked until HEADERS or DATA are sent; gRFC A8
+    cors_origins: tuple[str, ...] = ()  # pages that may call by gRPC-Web and Connect; "*": all; its own always may
+    cors_exposed_headers: tuple[str, ...] = ()  # to such pages, beside what the protocols use and the metadata sent
+    cors_max_age: float = 7200.0  # that a browser may remember a permission; Chromium's own limit
 
     def __post_init__(self) -> None:
-        _positive("grpc", self)
+        _positive("grpc", self, zero=("cors_max_age", "max_ping_strikes", *_PING_INTERVALS))
+        for name in ("cors_origins", "cors_exposed_headers"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigError(f"grpc.{name}", value, f"give a tuple: ({value!r},)")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTlsConfig:
+    """How an outgoing connection is encrypted; see `engine.transport.client`."""
+
+    ca_file: str | None = None  # PEM; None: the authorities that the system trusts
+    ca_data: str | None = None  # the same as text
+    cert_file: str | None = None  # PEM of our own certificate, for servers that ask for one
+    key_file: str | None = None  # PEM; None: the key is in `cert_file`
+    server_name: str | None = None  # to ask for and to check; None: the host of the target
+    verify: bool = True  # False: any certificate will do; development only
+
+    def __post_init__(self) -> None:
+        if self.key_file is not None and self.cert_file is None:
+            raise ConfigError("client_tls.cert_file", None, "name the PEM file whose key client_tls.key_file is")
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelConfig:
+    """Limits and time-outs of one gRPC `Channel`."""
+
+    max_receive_message_size: int = 4 * MIB  # the default of every official implementation
+    max_metadata_size: int = 16 * KIB  # of a response's head or trailers, 32 bytes a field added
+    connect_timeout: float = 20.0  # a whole attempt, TLS and SETTINGS included; MIN_CONNECT_TIMEOUT
+    backoff_initial: float = 1.0  # doc/connection-backoff.md
+    backoff_multiplier: float = 1.6  # likewise
+    backoff_jitter: float = 0.2  # likewise
+    backoff_max: float = 120.0  # likewise
+    attempt_delay: float = 0.25  # before the next address is tried beside a slow one; gRFC A61, RFC 8305
+    keepalive_time: float = math.inf  # without a byte from the server: PING; gRFC A8
+    keepalive_timeout: float = 20.0  # for its answer; gRFC A8
+    keepalive_without_calls: bool = False  # gRFC A8
+    min_keepalive_time: float = 10.0  # gRFC A8: less is raised to it
+    close_timeout: float = 1.0  # from our GOAWAY until the server has closed, too
+    retry_buffer_size: int = 256 * KIB  # of one call's requests kept for a retry; C-core's
+    http2: Http2Config = field(default_factory=Http2Config)
+    server: ServerConfig = field(default_factory=ServerConfig)  # write_timeout and read_size are used
+
+    def __post_init__(self) -> None:
+        _positive("channel", self, zero=("attempt_delay", "backoff_jitter", "close_timeout", "retry_buffer_size"))
 
 
 @dataclass(frozen=True, slots=True)

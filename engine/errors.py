@@ -14,6 +14,7 @@ from typing import Any
 
 __all__ = [
     "Answer",
+    "CallCause",
     "ConfigError",
     "ConnectionClosed",
     "EngineError",
@@ -224,6 +225,18 @@ class HTTPError(EngineError):
         self.headers = tuple(headers)
 
 
+@dataclass(frozen=True, slots=True)
+class CallCause:
+    """Client side: how one attempt of a gRPC call came to its end."""
+
+    address: str  # "127.0.0.1:50051"; empty where no connection was there
+    attempt: int  # from 1
+    ended_by: str  # "RST_STREAM REFUSED_STREAM", "trailers", "connection lost: ..."
+
+    def __str__(self) -> str:
+        return f"attempt {self.attempt} at {self.address or 'no address'}: {self.ended_by}"
+
+
 class RpcError(EngineError):
     """Raise it in a gRPC handler to end the call with this status; a client's call raises it.
 
@@ -232,7 +245,12 @@ class RpcError(EngineError):
         message: `grpc-message`, any text.
         details: a serialised `google.rpc.Status`, or None.
         trailers: further trailing metadata.
+        initial_metadata: client side: what the server sent before its first message.
+        causes: client side: how each attempt of the call ended, the last one last.
     """
+
+    initial_metadata: Sequence[tuple[str, str | bytes]] = ()
+    causes: tuple[CallCause, ...] = ()
 
     def __init__(
         self,

@@ -30,7 +30,10 @@ Params = Mapping[str, str]
 
 NO_PARAMS: Params = {}
 
-_GRPC_CONTENT_TYPE = b"application/grpc"  # and application/grpc+proto, application/grpc-web, ...
+# application/grpc, application/grpc+proto, application/grpc-web, application/connect+json ...
+_RPC_CONTENT_TYPES = (b"application/grpc", b"application/connect+")
+# What a browser announces of such a call before it makes it, if it is one across origins.
+_RPC_FIELDS = (b"x-grpc-web", b"connect-protocol-version")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::(\w+))?\}")
 
 
@@ -249,7 +252,7 @@ class Router:
         place = self._static.get(head.path)
         if place is not None:
             return place.choose(head) or self._not_found, NO_PARAMS
-        if self._grpc is not None and (head.header(b"content-type") or b"").startswith(_GRPC_CONTENT_TYPE):
+        if self._grpc is not None and _is_rpc(head):
             return self._grpc, NO_PARAMS  # an unknown method: UNIMPLEMENTED, in gRPC's own words
         if self._has_templates and head.path.startswith("/"):
             values: list[str] = []
@@ -261,6 +264,16 @@ class Router:
     def routes(self) -> list[RouteInfo]:
         """All routes in the order in which they were added."""
         return list(self._infos)
+
+
+def _is_rpc(head: RequestHead) -> bool:
+    """A call, or the CORS preflight of one, whatever its path."""
+    if (head.header(b"content-type") or b"").startswith(_RPC_CONTENT_TYPES):
+        return True
+    if head.method == "OPTIONS":
+        announced = (head.header(b"access-control-request-headers") or b"").lower()
+        return any(name in announced for name in _RPC_FIELDS)
+    return head.header(b"connect-protocol-version") is not None
 
 
 def _walk(node: _Node, segments: Sequence[str], index: int, values: list[str]) -> _Place | None:

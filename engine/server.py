@@ -26,6 +26,7 @@ from engine.transport.callbacks import StreamProtocol
 from engine.transport.connection import Connection, Surroundings
 from engine.transport.listen import accept_forever, open_listeners, open_unix_listener
 from engine.transport.poller import Poller
+from engine.transport.statistics import ServerStatistics
 from engine.transport.stream import format_address
 from engine.transport.tls import TlsHandshakes
 from engine.transport.watchdog import Watchdog
@@ -95,6 +96,7 @@ class Server:
         self._watchdog = Watchdog()
         self._poller: Poller | None = None
         self._connections: set[Connection] = set()
+        self._accepted = 0  # connections so far
         self._admitted = 0  # accepted sockets, counted before their tasks have run
         self._connection_ids = count(1)
         self._changed = trio.Event()  # replaced each time it is set: a connection has ended
@@ -105,6 +107,11 @@ class Server:
     def connection_count(self) -> int:
         """Connections that are open."""
         return len(self._connections)
+
+    def statistics(self) -> ServerStatistics:
+        """Every connection and what runs on it at this moment; for consoles, tests and metrics."""
+        connections = sorted(self._connections, key=lambda each: each.connection_id)
+        return ServerStatistics(self.phase.value, self._accepted, tuple(each.statistics() for each in connections))
 
     def drain(self) -> None:
         """Begin the graceful stop: accept nothing new, let what runs finish. Idempotent."""
@@ -213,11 +220,11 @@ class Server:
                 )
                 accepting.start_soon(self._accept, listener.socket, surroundings, nursery)
             self.phase = Phase.SERVING
-            self.app.ready = True
+            self.app.begin_serving()
             task_status.started(self)
             await self._drain_requested.wait()
             self.phase = Phase.DRAINING
-            self.app.ready = False
+            self.app.begin_drain()
             accepting.cancel_scope.cancel()
         for listener in listeners:
             listener.socket.close()
@@ -251,6 +258,7 @@ class Server:
 
     async def _run(self, connection: Connection) -> None:
         self._connections.add(connection)
+        self._accepted += 1
         try:
             if self.phase is Phase.SERVING:
                 await connection.run()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from engine.errors import ConfigError
@@ -145,6 +147,23 @@ def test_grpc_takes_its_methods_and_every_unknown_one(router):
     assert router.resolve(head("/greet.Greeter/SayHello", "POST"))[0] is grpc  # 415 is gRPC's to say
     assert router.resolve(head("/greet.Greeter/Nope", "POST", content_type=kind))[0] is grpc
     assert router.resolve(head("/greet.Greeter/Nope", "POST", content_type=b"text/plain"))[0].kind == "http"
+
+
+def test_unknown_methods_of_grpc_web_and_connect_are_grpcs_too_and_their_preflights(router):
+    grpc = FakeEndpoint("grpc")
+    router.add_grpc(grpc, [("/greet.Greeter/SayHello", "Greeter.SayHello", "unary")])
+    for kind in (b"application/grpc-web-text", b"application/connect+json"):
+        assert router.resolve(head("/greet.Greeter/Nope", "POST", content_type=kind))[0] is grpc
+    assert router.resolve(head("/greet.Greeter/Nope", "POST", content_type=b"application/json"))[0] is NOT_FOUND
+
+    def asked(method: str, *headers: tuple[bytes, bytes]) -> object:
+        plain = head("/greet.Greeter/Nope", method)
+        return router.resolve(dataclasses.replace(plain, headers=headers, _index={}))[0]
+
+    assert asked("POST", (b"connect-protocol-version", b"1"), (b"content-type", b"application/json")) is grpc
+    assert asked("OPTIONS", (b"access-control-request-headers", b"content-type,X-Grpc-Web")) is grpc
+    assert asked("OPTIONS", (b"access-control-request-headers", b"connect-protocol-version")) is grpc
+    assert asked("OPTIONS", (b"access-control-request-headers", b"content-type")) is NOT_FOUND
 
 
 def test_without_services_a_grpc_call_is_not_found(router):

@@ -1,4 +1,4 @@
-"""The commands: `serve`, `routes`, `proto generate`."""
+"""The commands: `serve`, `routes`, `proto generate`, and the way to `call`."""
 
 from __future__ import annotations
 
@@ -64,6 +64,16 @@ def _table(infos: Iterable[RouteInfo]) -> list[str]:
     rows += [(info.kind, ",".join(info.methods) or "-", info.path, info.name, info.detail) for info in infos]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+@cli.command(name="call", add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def call(arguments: tuple[str, ...]) -> int:
+    """Call a gRPC method, or list and describe a server's services."""
+    from engine.cli.call import call as command  # protobuf's JSON and the client: only here
+
+    result = command.main(list(arguments), prog_name="python -m engine call", standalone_mode=False)
+    return result if isinstance(result, int) else 0
 
 
 @cli.group()

@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from engine.errors import Http2Code, LocalProtocolError, RpcError, StatusCode
+from engine.grpc.error_details import check_code
 from engine.transport.exchange import CancelReason
+from engine.wire.grpc import compression
 from engine.wire.grpc import metadata as wire_metadata
 from engine.wire.grpc.metadata import Metadata, MetadataLike
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
 
-    from engine.grpc.codec import GrpcCodec
+    from engine.grpc.codec import Codec
     from engine.grpc.requests import RequestStream
     from engine.grpc.service import BoundMethod, MethodSpec
-    from engine.transport.exchange import Exchange, Fields, Peer
+    from engine.transport.exchange import Exchange, Fields, Peer, TlsIdentity
+    from engine.wire.grpc.framing import MessageParser
 
 __all__ = ["CallContext"]
 
@@ -39,14 +44,15 @@ _ON_CANCELLED = {
 class CallContext:
     """One call, as its handler sees it."""
 
-    __slots__ = ("_codec", "_exchange", "_metadata", "_method", "_requests", "_sent", "_trailing")
+    __slots__ = ("_codec", "_exchange", "_metadata", "_method", "_requests", "_sent", "_trailing", "parser")
 
-    def __init__(self, exchange: Exchange, method: BoundMethod, codec: GrpcCodec) -> None:
+    def __init__(self, exchange: Exchange, method: BoundMethod, codec: Codec) -> None:
         # immutable
         self._exchange = exchange
         self._method = method
-        self._codec = codec
         # owned by the exchange task
+        self._codec = codec
+        self.parser: MessageParser | None = None  # of the request; the endpoint's
         self._requests: RequestStream[object] | None = None  # of a bidirectional call
         self._metadata: Metadata | None = None
         self._trailing: Fields = ()
@@ -75,6 +81,11 @@ class CallContext:
         return self._exchange.peer
 
     @property
+    def tls_identity(self) -> TlsIdentity | None:
+        """Who the client is by its verified certificate; None without one (see tls.client_ca_file)."""
+        return self._exchange.peer.tls_identity
+
+    @property
     def deadline(self) -> float | None:
         """When the call ends by itself (`trio.current_time()` seconds), or None."""
         deadline = self._exchange.scope.deadline
@@ -98,7 +109,50 @@ class CallContext:
         """The server wants to stop: long-lived streams should end soon."""
         return self._exchange.draining
 
+    def on_draining(self, callback: Callable[[], None]) -> None:
+        """Call back once, synchronously, when `draining` becomes true; instead of what was set before."""
+        self._exchange.on_draining = callback
+
+    @property
+    def request_compressed(self) -> bool:
+        """The request message that was read last had arrived compressed."""
+        return self.parser is not None and self.parser.compressed
+
     # -- answering ------------------------------------------------------------
+
+    def set_compression(self, encoding: str | None) -> bool:
+        """Compress the response's messages; to be called before the first of them, and before the head.
+
+        Nothing is compressed unless a handler asks for it, nor for a client that does not accept it.
+
+        Args:
+            encoding: "gzip", "deflate" (not over Connect), or None for no compression.
+
+        Returns:
+            Whether the client accepts it; else messages leave uncompressed.
+
+        Raises:
+            LocalProtocolError: there is no such encoding, or the head was sent before.
+        """
+        if self._exchange.status:
+            raise LocalProtocolError("the response head was sent before; set the compression first")
+        if encoding is None or encoding == compression.IDENTITY:
+            self._codec = self._codec.compressing(None)
+            return True
+        if encoding not in compression.ENCODINGS:
+            known = ", ".join(compression.ENCODINGS)
+            raise LocalProtocolError(f"there is no compression {encoding!r}; use one of {known}")
+        codec = self._codec
+        accepted = self._exchange.head.header(codec.accept_encoding)
+        if encoding not in codec.encodings or not compression.accepts(accepted, encoding):
+            return False
+        self._codec = codec.compressing(encoding)
+        return True
+
+    def disable_next_message_compression(self) -> None:
+        """Send the next message uncompressed, whatever `set_compression` said."""
+        if self._codec.encoding is not None:
+            self._codec.plain_next = True
 
     async def send_initial_metadata(self, metadata: MetadataLike = ()) -> None:
         """Send the response head now, before any message.
@@ -121,17 +175,25 @@ class CallContext:
         """
         self._trailing = tuple(wire_metadata.encode(metadata))
 
+    def trailing_metadata(self) -> Metadata:
+        """What `set_trailing_metadata` has set."""
+        decoded = wire_metadata.decode(self._trailing)
+        return decoded if isinstance(decoded, Metadata) else Metadata(())
+
     def abort(self, code: StatusCode, message: str = "", *, details: bytes | None = None) -> NoReturn:
         """End the call with this status.
 
         Args:
-            details: a serialised `google.rpc.Status`.
+            details: a serialised `google.rpc.Status` of the same code; `grpc.rich_error` makes one.
 
         Raises:
             RpcError: always.
+            LocalProtocolError: the code is OK, or not that of the details.
         """
         if code is StatusCode.OK:
             raise LocalProtocolError("abort needs a status other than OK; return from the handler instead")
+        if details is not None:
+            check_code(code, details)
         raise RpcError(code, message, details)
 
     async def send(self, message: Message) -> None:
@@ -183,6 +245,10 @@ class CallContext:
             self._codec.write_reply(exchange, payload, self._trailing)
             exchange.flush()
             return
+        if not self._codec.is_stream:
+            self._codec.write_reply(exchange, payload, self._trailing)
+            await exchange.drain()
+            return
         # The deadline guards a large reply until the client has taken it.
         if not exchange.status:
             self._codec.write_head(exchange)
@@ -196,6 +262,8 @@ class CallContext:
         if exchange.response_ended:
             return
         trailing = (*self._trailing, *wire_metadata.encode(error.trailers)) if error.trailers else self._trailing
+        if self.parser is not None and self.parser.failure is not None:
+            exchange.give_up_body()
         # An error without a status is a contradiction; a client must not take it for success.
         code = StatusCode.UNKNOWN if error.code is StatusCode.OK else error.code
         self._codec.write_status(exchange, code, error.message, details=error.details, metadata=trailing)

@@ -1,10 +1,11 @@
 """`GrpcEndpoint`: from a request on an exchange to a handler of a service, and its answer.
 
-Owns: the refusals before a call begins, the four kinds of calls, and the mapping of what ends a call to
-its status. Never reads a clock but for the deadline, which is the exchange's cancel scope (R6).
+Owns: the four kinds of calls, and the mapping of what ends a call to its status. It is the one machine for
+gRPC, gRPC-Web and Connect: `engine.grpc.protocols` chooses the codec that reads and writes a call's bytes.
+Never reads a clock but for the deadline, which is the exchange's cancel scope (R6).
 
 Spec: grpc/grpc doc/PROTOCOL-HTTP2.md, doc/statuscodes.md, doc/compression.md. What the specification leaves
-open is done as grpc-go does it: a request that is no gRPC is answered in HTTP (415, 405, 426).
+open is done as grpc-go does it: a request that is no call is answered in HTTP (415, 405, 426).
 """
 
 from __future__ import annotations
@@ -16,27 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from engine.errors import ConfigError, ConnectionClosed, LimitExceeded, LimitKind, RpcError, StatusCode, answer_for
-from engine.grpc.codec import GRPC, GrpcCodec
+from engine.errors import ConfigError, ConnectionClosed, RpcError, StatusCode, answer_for
+from engine.grpc.codec import GRPC, Codec
 from engine.grpc.context import CallContext
+from engine.grpc.protocols import choose, codec_of
 from engine.grpc.requests import RequestStream, decode_message, read_single, read_single_nowait
 from engine.grpc.service import BoundMethod, ServiceBase, ServiceSpec, bind
-from engine.wire.grpc import metadata as wire_metadata
-from engine.wire.grpc import status as wire_status
-from engine.wire.grpc import timeout as wire_timeout
-from engine.wire.grpc.framing import MessageParser
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from google.protobuf.message import Message
 
-    from engine.transport.exchange import Exchange, Fields
+    from engine.grpc.interceptors import MethodOptions, ServerInterceptor
+    from engine.transport.exchange import Exchange
+    from engine.wire.grpc.framing import MessageParser
 
 __all__ = ["GrpcEndpoint"]
-
-_ACCEPTED_ENCODINGS = b"identity"  # what grpc-accept-encoding lists
-_REFUSAL_SIZE = 1024  # bytes of grpc-message in a refusal; the texts are ours and short
 
 
 class GrpcEndpoint:
@@ -47,18 +44,27 @@ class GrpcEndpoint:
     def __init__(self, services: Iterable[ServiceBase] = ()) -> None:
         self._methods: dict[str, BoundMethod] = {}
         self._services: dict[str, ServiceSpec] = {}
+        self._adapted_methods: dict[tuple[str, str], BoundMethod] = {}
+        self._resolvers: list[Callable[[str], BoundMethod | None]] = []
         for service in services:
             self.add(service)
 
     # -- building -------------------------------------------------------------
 
-    def add(self, service: ServiceBase) -> ServiceSpec:
-        """Serve one more service.
+    def add(
+        self,
+        service: ServiceBase,
+        *,
+        interceptors: Sequence[ServerInterceptor] = (),
+        options: MethodOptions | None = None,
+        method_options: Mapping[str, MethodOptions] | None = None,
+    ) -> ServiceSpec:
+        """Serve one more service; the arguments are those of `service.bind`.
 
         Raises:
-            ConfigError: it is no service, or one of its name is there already.
+            ConfigError: it is no service, one of its name is there already, or an option names no method of it.
         """
-        methods = bind(service)
+        methods = bind(service, interceptors=interceptors, options=options, method_options=method_options)
         spec = service.__service__
         if spec.name in self._services:
             raise ConfigError("service", spec.name, "it was added before; add each service once")
@@ -66,6 +72,13 @@ class GrpcEndpoint:
         for method in methods:
             self._methods[method.spec.path] = method
         return spec
+
+    def add_resolver(self, resolver: Callable[[str], BoundMethod | None]) -> None:
+        """Ask `resolver` for the method of a path that no service has; the first answer counts."""
+        self._resolvers.append(resolver)
+
+    def _resolve(self, path: str) -> BoundMethod | None:
+        return next((method for method in (resolve(path) for resolve in self._resolvers) if method is not None), None)
 
     @property
     def services(self) -> tuple[ServiceSpec, ...]:
@@ -79,22 +92,19 @@ class GrpcEndpoint:
         exchange.max_body = math.inf  # what one message may weigh is bounded instead
         exchange.min_body_rate = 0
         head = exchange.head
-        content_type = head.header(b"content-type") or b""
-        if head.method != "POST":
-            _refuse(exchange, 405, f"gRPC needs POST, not {head.method}", ((b"allow", b"POST"),))
-            return
-        if not GRPC.accepts(content_type):
-            _refuse(exchange, 415, "gRPC needs the content-type application/grpc")
-            return
-        if head.http_version != "2":
-            _refuse(exchange, 426, "gRPC needs HTTP/2", ((b"upgrade", b"h2c"),))
-            return
-        method = self._methods.get(head.path)
+        path = head.path
+        method = self._methods.get(path) or self._resolve(path)
+        codec: Codec = GRPC
+        if not (head.http_version == "2" and head.method == "POST" and GRPC.accepts(head.header(b"content-type"))):
+            chosen = choose(exchange, None if method is None else method.spec)
+            if chosen is None:
+                return
+            codec = chosen
         if method is None:
-            GRPC.write_status(exchange, StatusCode.UNIMPLEMENTED, self._unknown(head.path))
+            codec.write_status(exchange, StatusCode.UNIMPLEMENTED, self._unknown(path))
             exchange.flush()
             return
-        await self._call(exchange, method, GRPC)
+        await self._call(exchange, method if codec is GRPC else self._adapted(method, codec), codec)
 
     def fail(self, exchange: Exchange, error: Exception) -> None:
         """Answer an error that left `serve`; its text is sent only where the error or the config allows it."""
@@ -106,8 +116,21 @@ class GrpcEndpoint:
             text = str(cause)
         else:
             text = f"{type(cause).__name__}: {cause}" if exchange.config.detailed_errors else ""
-        GRPC.write_status(exchange, answer.grpc_code, text)
+        path = exchange.head.path
+        method = self._methods.get(path) or self._resolve(path)
+        codec = codec_of(exchange.head, None if method is None else method.spec) or GRPC
+        codec.write_status(exchange, answer.grpc_code, text)
         exchange.flush()
+
+    def _adapted(self, method: BoundMethod, codec: Codec) -> BoundMethod:
+        """The method with the serialisation of the codec, made once for each of our own."""
+        key = (method.spec.path, codec.serialisation)
+        adapted = self._adapted_methods.get(key)
+        if adapted is None:
+            adapted = codec.adapt(method)
+            if method.spec.path in self._methods:
+                self._adapted_methods[key] = adapted
+        return adapted
 
     def _unknown(self, path: str) -> str:
         service, _, method = path[1:].rpartition("/")
@@ -117,16 +140,23 @@ class GrpcEndpoint:
 
     # -- one call -------------------------------------------------------------
 
-    async def _call(self, exchange: Exchange, method: BoundMethod, codec: GrpcCodec) -> None:
+    async def _call(self, exchange: Exchange, method: BoundMethod, codec: Codec) -> None:
         context = CallContext(exchange, method, codec)
         exchange.on_cancelled = context.on_cancelled
         try:
-            if not self._begin(exchange, context, codec):
+            limit = method.max_receive_message_size
+            if limit is None:
+                limit = exchange.config.grpc.max_receive_message_size
+            parser = codec.begin(exchange, context, limit)
+            if parser is None:
                 return
+            context.parser = parser
+            if method.timeout is not None:
+                exchange.scope.deadline = min(exchange.scope.deadline, trio.current_time() + method.timeout)
             if method.request_streaming:
-                await self._streamed_request(exchange, method, context)
+                await self._streamed_request(exchange, method, context, parser)
             else:
-                await self._single_request(exchange, method, context)
+                await self._single_request(exchange, method, context, parser)
         except RpcError as error:
             context.fail(error)
         except ConnectionClosed:
@@ -141,38 +171,9 @@ class GrpcEndpoint:
                 raise rest from rest.__cause__
             context.fail(cause)
 
-    def _begin(self, exchange: Exchange, context: CallContext, codec: GrpcCodec) -> bool:
-        """Judge the request's fields and start the clock; False: the call is answered.
-
-        One pass: this runs for every call.
-
-        Raises:
-            RpcError: the call is refused.
-        """
-        size = 0
-        binary = False
-        for name, value in exchange.head.headers:
-            size += len(name) + len(value) + wire_metadata.FIELD_OVERHEAD
-            if name == b"grpc-timeout":
-                _start_clock(exchange, value)
-            elif name == b"grpc-encoding":
-                if value != b"identity":
-                    _refuse_encoding(exchange, codec, value)
-                    return False
-            elif name[-4:] == b"-bin":
-                binary = True
-        limit = exchange.config.grpc.max_metadata_size
-        if size > limit:
-            excess = LimitExceeded(
-                "grpc.max_metadata_size", limit, size, kind=LimitKind.MESSAGE_SIZE, what="request metadata"
-            )
-            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, str(excess))
-        if binary:
-            _ = context.metadata  # broken base64 is the client's error, before a handler runs
-        return True
-
-    async def _single_request(self, exchange: Exchange, method: BoundMethod, context: CallContext) -> None:
-        parser = MessageParser(exchange.config.grpc.max_receive_message_size)
+    async def _single_request(
+        self, exchange: Exchange, method: BoundMethod, context: CallContext, parser: MessageParser
+    ) -> None:
         payload = read_single_nowait(exchange, parser)
         if payload is None:
             payload = await read_single(exchange, parser)
@@ -183,8 +184,9 @@ class GrpcEndpoint:
         else:
             await context.finish_with(method.encode(await method.handler(request, context)))
 
-    async def _streamed_request(self, exchange: Exchange, method: BoundMethod, context: CallContext) -> None:
-        parser = MessageParser(exchange.config.grpc.max_receive_message_size)
+    async def _streamed_request(
+        self, exchange: Exchange, method: BoundMethod, context: CallContext, parser: MessageParser
+    ) -> None:
         requests: RequestStream[Any] = RequestStream(exchange, parser, method.decode)
         if method.response_streaming:
             context.attach_requests(requests)
@@ -205,33 +207,6 @@ async def _stream(replies: AsyncIterator[Message] | Awaitable[None], context: Ca
             await context.send(reply)
     else:
         await replies
-
-
-def _start_clock(exchange: Exchange, value: bytes) -> None:
-    seconds = wire_timeout.decode(value)
-    if seconds is None:
-        raise RpcError(StatusCode.INTERNAL, "malformed grpc-timeout; send 1 to 8 digits and one of H M S m u n")
-    if seconds == 0:
-        raise RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline had expired when the call arrived")
-    exchange.scope.deadline = trio.current_time() + seconds
-
-
-def _refuse_encoding(exchange: Exchange, codec: GrpcCodec, encoding: bytes) -> None:
-    """doc/compression.md: UNIMPLEMENTED, with "grpc-accept-encoding … specifying the algorithms" of ours."""
-    codec.write_status(
-        exchange,
-        StatusCode.UNIMPLEMENTED,
-        f"grpc-encoding {encoding.decode('latin-1')!r} is not supported; use one of grpc-accept-encoding",
-        metadata=((b"grpc-accept-encoding", _ACCEPTED_ENCODINGS),),
-    )
-    exchange.flush()
-
-
-def _refuse(exchange: Exchange, http_status: int, message: str, headers: Fields = ()) -> None:
-    """Answer what is no gRPC call in HTTP, with a status for those who look for one (as ASP.NET Core does)."""
-    fields = (*headers, *wire_status.trailers(StatusCode.INTERNAL, message, max_message_size=_REFUSAL_SIZE))
-    exchange.write_head(http_status, fields, end=True)
-    exchange.flush()
 
 
 def _without_loss(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from google.protobuf.message import DecodeError
 
 from engine.errors import RpcError, StatusCode
-from engine.wire.grpc.framing import MessageParser, parse_single
+from engine.wire.grpc.framing import MessageParser
 
 if TYPE_CHECKING:
     from engine.transport.exchange import Exchange
@@ -89,7 +89,7 @@ def read_single_nowait(exchange: Exchange, parser: MessageParser) -> bytes | Non
         return None
     end = exchange.receive_nowait()
     if end == b"":
-        payload = parse_single(data, parser.max_size)
+        payload = parser.parse_single(data)
         if payload is not None:
             return payload
     parser.receive_data(data)

@@ -6,12 +6,13 @@ hand as well, with any pair of functions that turn bytes into objects and back.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from engine.errors import ConfigError, RpcError, StatusCode
+from engine.grpc.interceptors import MethodOptions, ServerInterceptor, wrap
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -68,6 +69,14 @@ class ServiceBase:
 
     __service__: ClassVar[ServiceSpec]
 
+    # Not names that a .proto method can have.
+
+    def __serve__(self) -> None:
+        """A server begins to serve; called synchronously."""
+
+    def __drain__(self) -> None:
+        """The server begins to stop; called synchronously."""
+
 
 @dataclass(frozen=True, slots=True)
 class BoundMethod:
@@ -79,13 +88,30 @@ class BoundMethod:
     encode: Callable[[Any], bytes]
     request_streaming: bool  # of `spec.kind`: read at every call
     response_streaming: bool
+    timeout: float | None = None  # seconds; see MethodOptions
+    max_receive_message_size: int | None = None  # bytes; None: grpc.max_receive_message_size
 
 
-def bind(service: ServiceBase) -> list[BoundMethod]:
+_NO_OPTIONS = MethodOptions()
+
+
+def bind(
+    service: ServiceBase,
+    *,
+    interceptors: Sequence[ServerInterceptor] = (),
+    options: MethodOptions | None = None,
+    method_options: Mapping[str, MethodOptions] | None = None,
+) -> list[BoundMethod]:
     """The methods of a service with the handlers of this instance.
 
+    Args:
+        interceptors: run around every handler, the first one outermost.
+        options: limits of every method.
+        method_options: by a handler's name ("say_hello"): used instead of `options`.
+
     Raises:
-        ConfigError: it is no service, or lacks a handler that its specification names.
+        ConfigError: it is no service, lacks a handler that its specification names, or has no method that
+            `method_options` names.
     """
     if isinstance(service, type):
         raise ConfigError("service", service.__name__, "give an instance, not the class")
@@ -93,19 +119,28 @@ def bind(service: ServiceBase) -> list[BoundMethod]:
     if not isinstance(spec, ServiceSpec):
         hint = "give an instance of a class that derives from a generated ...Base class"
         raise ConfigError("service", type(service).__name__, hint)
+    limits = dict(method_options or {})
+    unknown = limits.keys() - {method.name for method in spec.methods}
+    if unknown:
+        known = ", ".join(method.name for method in spec.methods)
+        raise ConfigError("method_options", min(unknown), f"{spec.name} has no such handler; it has {known}")
     bound: list[BoundMethod] = []
     for method in spec.methods:
         handler = getattr(service, method.name, None)
         if not callable(handler):
             raise ConfigError("service", spec.name, f"{type(service).__name__} has no method {method.name!r}; write it")
+        limit = limits.get(method.name, options or _NO_OPTIONS)
+        streams = method.kind.response_streaming
         bound.append(
             BoundMethod(
                 method,
-                handler,
+                wrap(handler, streams=streams, interceptors=interceptors, options=limit),
                 method.request_type.FromString,
                 method.response_type.SerializeToString,
                 method.kind.request_streaming,
-                method.kind.response_streaming,
+                streams,
+                limit.timeout,
+                limit.max_receive_message_size,
             )
         )
     return bound

@@ -20,6 +20,7 @@ from engine.config import Config
 from engine.errors import ConnectionClosed, LimitExceeded, LimitKind
 from engine.transport.exchange import Peer
 from engine.transport.outbox import HIGH_WATER, Outbox
+from engine.transport.statistics import ExchangeStatistics
 from engine.transport.stream import ByteStream
 from engine.transport.watchdog import Timer, Watchdog
 
@@ -158,6 +159,16 @@ class ProtocolDriver:
         self._lost: str | None = None
         self._failure: Exception | None = None  # what a callback raised
         self._timers: list[Timer] = []
+        self.draining = False
+
+    @property
+    def requests(self) -> int:
+        """A custom protocol counts its own."""
+        return 0
+
+    def exchanges(self) -> list[ExchangeStatistics]:
+        """None: they are HTTP's."""
+        return []
 
     async def run(self, initial: bytes = b"") -> None:
         """Serve the connection until it is over. Cancelling it ends it at once.
@@ -184,6 +195,7 @@ class ProtocolDriver:
 
     def drain(self) -> None:
         """The server wants to stop."""
+        self.draining = True
         self._call(self._protocol.drain_requested)
 
     def stop(self) -> None:

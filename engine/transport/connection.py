@@ -21,6 +21,7 @@ from engine.transport.exchange import Exchange, Peer
 from engine.transport.http1 import Http1Driver
 from engine.transport.http2 import Http2Driver
 from engine.transport.poller import Poller
+from engine.transport.statistics import ConnectionStatistics, ExchangeStatistics
 from engine.transport.stream import ByteStream, SocketByteStream, WrappedByteStream
 from engine.transport.tls import ReplayStream, TlsHandshakes
 from engine.transport.watchdog import Watchdog
@@ -48,6 +49,17 @@ class Driver(TypingProtocol):
     def stop(self) -> None:
         """Cancel what still runs, and end."""
 
+    @property
+    def draining(self) -> bool:
+        """The end has begun."""
+
+    @property
+    def requests(self) -> int:
+        """Requests so far."""
+
+    def exchanges(self) -> list[ExchangeStatistics]:
+        """What is under way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -60,6 +72,9 @@ class Surroundings:
     tls_required: bool = False  # a port of its own: cleartext is refused
     poller: Poller | None = None  # None: each connection waits for its own socket
     protocol: Callable[[], StreamProtocol] | None = None  # not HTTP, but this from the first byte
+
+
+_SPOKEN: dict[type[object], str] = {Http1Driver: "HTTP/1.1", Http2Driver: "HTTP/2", ProtocolDriver: "custom"}
 
 
 class Connection:
@@ -87,9 +102,28 @@ class Connection:
             self._stream = WrappedByteStream(transport, read_size=server.read_size, close_timeout=server.close_timeout)
         self._driver: Driver | None = None
         self._sniffing = trio.CancelScope()
+        self._accepted_at = 0.0
+        self._peer: Peer | None = None
+
+    def statistics(self) -> ConnectionStatistics:
+        """The connection as it is now."""
+        driver, stream = self._driver, self._stream
+        peer = self._peer or Peer(stream.peer_address, stream.local_address, self.connection_id)
+        return ConnectionStatistics(
+            self.connection_id,
+            peer.address,
+            peer.local,
+            peer.tls_version,
+            _SPOKEN.get(type(driver), ""),
+            trio.current_time() - self._accepted_at,
+            0 if driver is None else driver.requests,
+            driver is not None and driver.draining,
+            () if driver is None else tuple(driver.exchanges()),
+        )
 
     async def run(self) -> None:
         """Serve the connection until it is over and closed. Only cancellation and bugs of Trio leave it."""
+        self._accepted_at = trio.current_time()
         try:
             await self._serve()
         except* ConnectionClosed as lost:
@@ -142,6 +176,7 @@ class Connection:
                 return
             elif found is Protocol.TLS or surroundings.tls_required:
                 return
+            self._peer = peer
             if found is Protocol.HTTP2:
                 driver: Driver = Http2Driver(
                     self._stream, config=config, peer=peer, handler=surroundings.handler, watchdog=surroundings.watchdog
@@ -205,6 +240,7 @@ class Connection:
             tls=True,
             tls_version=result.version,
             client_certificate=result.client_certificate,
+            tls_identity=result.identity,
         )
         return secured, result.alpn
 

@@ -10,6 +10,7 @@ Header fields are pairs of bytes, names in lower case, pseudo-header fields alre
 
 from __future__ import annotations
 
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,20 @@ class CancelReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class TlsIdentity:
+    """Who a client is, by its certificate, which one of our authorities has signed."""
+
+    certificate: bytes  # DER
+    common_names: tuple[str, ...] = ()  # of the subject
+    alternative_names: tuple[str, ...] = ()  # DNS names, URIs (SPIFFE), mail and IP addresses
+
+    @property
+    def pem(self) -> str:
+        """The certificate as text."""
+        return ssl.DER_cert_to_PEM_cert(self.certificate)
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """Who is at the other end of the connection."""
 
@@ -46,6 +61,7 @@ class Peer:
     tls: bool = False
     tls_version: str | None = None
     client_certificate: bytes | None = None  # DER, verified
+    tls_identity: TlsIdentity | None = None  # the same, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +172,13 @@ class Exchange(ABC):
     @abstractmethod
     def resume_receiving(self) -> None:
         """Undo `pause_receiving`. Idempotent."""
+
+    def give_up_body(self) -> None:  # noqa: B027  # nothing to do where a request is a stream of its own
+        """The rest of the request will not be read; to be called before `write_head`.
+
+        HTTP/1.1 says `Connection: close` in the response, where the request is not complete: a client
+        would use the connection again, and lose its next request.
+        """
 
     # -- sending --------------------------------------------------------------
 

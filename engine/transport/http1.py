@@ -26,6 +26,7 @@ from engine.transport.date import http_date
 from engine.transport.exchange import CancelReason, Exchange, Peer
 from engine.transport.http1_exchange import Http1Exchange
 from engine.transport.outbox import Outbox
+from engine.transport.statistics import ExchangeStatistics, describe_exchange
 from engine.transport.stream import ByteStream
 from engine.transport.watchdog import Watchdog
 from engine.wire.http1 import BodyReceived, Http1Core, RequestEnded, RequestReceived
@@ -97,6 +98,7 @@ class Http1Driver:
         self.draining = False
         # the exchange under way
         self._exchange: Http1Exchange | None = None
+        self.requests = 0  # so far
         self._serving = False  # the task that runs handlers is there
         self._close_after = False  # the response must be the connection's last
         self._discard = 0  # bytes of body that may still be thrown away
@@ -141,6 +143,10 @@ class Http1Driver:
             self._end(_Ending.NOW)
         elif self._phase is _Phase.DISCARD:
             self._end(_Ending.LINGER)
+
+    def exchanges(self) -> list[ExchangeStatistics]:
+        """What is under way."""
+        return [] if self._exchange is None else [describe_exchange(self._exchange)]
 
     def stop(self) -> None:
         """The grace is over: cancel what still runs, and end the connection."""
@@ -226,6 +232,7 @@ class Http1Driver:
 
     def _begin(self, event: RequestReceived) -> None:
         self._exchange = Http1Exchange(self, event)
+        self.requests += 1
         if not self._serving:
             self._serving = True
             assert self._nursery is not None  # set before the first read

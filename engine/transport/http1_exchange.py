@@ -223,6 +223,10 @@ class Http1Exchange(Exchange):
         kind = LimitKind.MESSAGE_SIZE
         return LimitExceeded("http1.max_body_size", self.max_body, size, kind=kind, what="request body")
 
+    def give_up_body(self) -> None:
+        if not self._driver.core.request_complete:
+            self._driver.close_after_response()
+
     def attach(self, sink: Callable[[bytes], None]) -> None:
         if not self._switchable:
             self._ask_for_body()

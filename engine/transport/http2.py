@@ -19,8 +19,10 @@ from engine.config import Config
 from engine.errors import ConnectionClosed, Http2Code, LimitExceeded, RemoteProtocolError
 from engine.transport.exchange import CancelReason, Exchange, Peer
 from engine.transport.http2_exchange import EARLY_END_DELAY, Http2Exchange
+from engine.transport.http2_policies import Http2Policies
 from engine.transport.outbox import Outbox
 from engine.transport.request_heads import RequestHeads
+from engine.transport.statistics import ExchangeStatistics, describe_exchange
 from engine.transport.stream import ByteStream
 from engine.transport.watchdog import Watchdog
 from engine.wire.http2 import (
@@ -84,6 +86,7 @@ class Http2Driver:
         self._lost: str | None = None
         self._over = False  # GOAWAY with an error is out, or the peer is gone
         self._draining = False
+        self._drain_debug = b""
         self._final_goaway = False
         # the exchanges, by stream: running, or ended with data still queued
         self.running = 0
@@ -96,6 +99,7 @@ class Http2Driver:
         self._settings_timer = watchdog.timer(self._settings_ack_late)
         self._idle_timer = watchdog.timer(self._idle)
         self._drain_timer = watchdog.timer(self._send_final_goaway)
+        self._policies = Http2Policies(self)
 
     # -- the connection -------------------------------------------------------
 
@@ -110,7 +114,9 @@ class Http2Driver:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self.core.initiate()
-                self._preface_timer.set(trio.current_time() + settings.preface_timeout)
+                now = trio.current_time()
+                self._preface_timer.set(now + settings.preface_timeout)
+                self._policies.start(now)
                 self.outbox.flush()
                 if self._draining:
                     self._begin_drain()
@@ -119,7 +125,7 @@ class Http2Driver:
                         await self._read()
                 if self._lost is None:
                     await self._say_goodbye()
-                self._lose(self._lost or "the connection has ended")
+                self.lose(self._lost or "the connection has ended")
                 nursery.cancel_scope.cancel()
         finally:
             for timer in (
@@ -130,6 +136,7 @@ class Http2Driver:
                 self._drain_timer,
             ):
                 timer.clear()
+            self._policies.end()
             self.outbox.close()
 
     def stop(self) -> None:
@@ -139,12 +146,36 @@ class Http2Driver:
         self._final_goaway = True
         self._check_done()
 
-    def drain(self) -> None:
-        """Begin the graceful end (RFC 9113 6.8): exchanges finish, new ones are refused. Idempotent."""
+    def drain(self, debug: str = "") -> None:
+        """Begin the graceful end (RFC 9113 6.8): exchanges finish, new ones are refused. Idempotent.
+
+        Args:
+            debug: why, for the client's log.
+        """
         if not self._draining:
             self._draining = True
+            self._drain_debug = debug.encode()
             if self._nursery is not None and not self._over:
                 self._begin_drain()
+
+    @property
+    def draining(self) -> bool:
+        """The end has begun."""
+        return self._draining
+
+    @property
+    def requests(self) -> int:
+        """Requests so far."""
+        return self.core.traffic.streams
+
+    def exchanges(self) -> list[ExchangeStatistics]:
+        """What is under way."""
+        return [describe_exchange(exchange, number) for number, exchange in self._exchanges.items()]
+
+    @property
+    def has_exchanges(self) -> bool:
+        """A request is under way."""
+        return bool(self._exchanges)
 
     async def _read(self) -> None:
         """Feed the core until the connection is over."""
@@ -152,7 +183,7 @@ class Http2Driver:
             try:
                 await self._stream.pump(self._receive, _READ_SLICE)
             except ConnectionClosed as error:
-                self._lose(error.reason)
+                self.lose(error.reason)
                 return
             if not self._over:
                 # Paused: replies that the peer does not read wait in memory; read on when they left.
@@ -166,15 +197,17 @@ class Http2Driver:
         core = self.core
         if not data:
             core.receive_eof()
-            self._lose("the peer closed the connection")
+            self.lose("the peer closed the connection")
             return False
-        core.receive_data(data, trio.current_time())
+        now = trio.current_time()
+        core.receive_data(data, now)
         event = core.next_event()
         while event is not None:
             apply = _APPLY.get(type(event))
             if apply is not None:
                 apply(self, event)
             event = core.next_event()
+        self._policies.received(now)
         if self._preface_timer.armed and core.preface_complete:
             self._preface_timer.clear()
             self._settings_timer.set(trio.current_time() + self.config.http2.settings_ack_timeout)
@@ -200,7 +233,7 @@ class Http2Driver:
             else:
                 self._forget(exchange)
 
-    def _lose(self, reason: str) -> None:
+    def lose(self, reason: str) -> None:
         """The peer can no longer be reached: every handler learns of it at once."""
         if self._lost is not None:
             return
@@ -230,7 +263,7 @@ class Http2Driver:
                 return
 
     def _on_outbox_failure(self, error: ConnectionClosed | LimitExceeded) -> None:
-        self._lose(str(error))
+        self.lose(str(error))
 
     def _start_writer(self) -> None:
         assert self._nursery is not None  # set before the first flush
@@ -243,7 +276,9 @@ class Http2Driver:
         if self._final_goaway or self._is_full():
             self.core.refuse(stream_id)
             return
-        exchange = Http2Exchange(self, stream_id, self._heads.head_for(event))
+        head = self._heads.head_for(event)
+        self._policies.request(head)
+        exchange = Http2Exchange(self, stream_id, head)
         exchange.draining = self._draining
         if event.end_stream:
             exchange.body_ended()
@@ -377,7 +412,7 @@ class Http2Driver:
 
     def _begin_drain(self) -> None:
         self._idle_timer.clear()
-        self.core.go_away(_MAX_STREAM_ID, Http2Code.NO_ERROR)
+        self.core.go_away(_MAX_STREAM_ID, Http2Code.NO_ERROR, self._drain_debug)
         self.core.ping(_DRAIN_PING)
         self._drain_timer.set(trio.current_time() + self.config.http2.drain_ping_timeout)
         self.outbox.flush()
@@ -391,7 +426,7 @@ class Http2Driver:
             return
         self._final_goaway = True
         self._drain_timer.clear()
-        self.core.go_away(self.core.last_peer_stream_id, Http2Code.NO_ERROR)
+        self.core.go_away(self.core.last_peer_stream_id, Http2Code.NO_ERROR, self._drain_debug)
         self.outbox.flush()
         self._check_done()
 
@@ -400,7 +435,8 @@ class Http2Driver:
             self._over = True
             self._reading.cancel()
 
-    def _give_up(self, code: Http2Code, debug: str) -> None:
+    def give_up(self, code: Http2Code, debug: str) -> None:
+        """End the connection now: GOAWAY with this code and text."""
         if self._over:
             return
         self._over = True
@@ -411,18 +447,18 @@ class Http2Driver:
         self._reading.cancel()
 
     def _preface_late(self) -> None:
-        self._give_up(Http2Code.SETTINGS_TIMEOUT, "http2.preface_timeout")
+        self.give_up(Http2Code.SETTINGS_TIMEOUT, "http2.preface_timeout")
 
     def _settings_ack_late(self) -> None:
         if not self.core.settings_acknowledged:
-            self._give_up(Http2Code.SETTINGS_TIMEOUT, "http2.settings_ack_timeout")
+            self.give_up(Http2Code.SETTINGS_TIMEOUT, "http2.settings_ack_timeout")
 
     def _header_block_late(self) -> None:
-        self._give_up(Http2Code.ENHANCE_YOUR_CALM, "http2.header_block_timeout")
+        self.give_up(Http2Code.ENHANCE_YOUR_CALM, "http2.header_block_timeout")
 
     def _idle(self) -> None:
         if not self._exchanges:
-            self._give_up(Http2Code.NO_ERROR, "http2.idle_timeout")
+            self.give_up(Http2Code.NO_ERROR, "max_idle")  # gRFC A9's word
 
 
 _APPLY: dict[type[object], Callable[[Http2Driver, Any], None]] = {

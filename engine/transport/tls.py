@@ -15,13 +15,16 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from engine.config import ServerConfig, TlsConfig
 from engine.errors import ConnectionClosed, StartupError
+from engine.transport.exchange import TlsIdentity
 
 __all__ = ["ReplayStream", "TlsHandshakes", "TlsResult", "build_context"]
 
@@ -44,6 +47,7 @@ class TlsResult:
     version: str  # "TLSv1.2" or "TLSv1.3"
     cipher: str
     client_certificate: bytes | None  # DER
+    identity: TlsIdentity | None = None  # who the client is, by that certificate
 
 
 # -- certificates --------------------------------------------------------------
@@ -67,7 +71,20 @@ def build_context(config: TlsConfig) -> ssl.SSLContext:
     else:
         _use_files(context, config)
     _prove(context)
+    if config.client_ca_file is not None:
+        _ask_for_certificates(context, config)
     return context
+
+
+def _ask_for_certificates(context: ssl.SSLContext, config: TlsConfig) -> None:
+    """Mutual TLS: clients show a certificate that one of these authorities has signed."""
+    file = config.client_ca_file
+    try:
+        context.load_verify_locations(cafile=file)
+    except OSError as error:  # ssl.SSLError is one
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise StartupError(f"cannot use tls.client_ca_file {file!r}: {reason}; name a PEM file") from None
+    context.verify_mode = ssl.CERT_REQUIRED if config.require_client_certificate else ssl.CERT_OPTIONAL
 
 
 def _use_self_signed(context: ssl.SSLContext) -> None:
@@ -253,7 +270,18 @@ class TlsHandshakes:
         cipher = tls.cipher()
         certificate = tls.getpeercert(binary_form=True)
         alpn = tls.selected_alpn_protocol()
-        return TlsResult(tls, alpn, tls.version() or "", cipher[0] if cipher else "", certificate)
+        identity = _identity(certificate, tls.getpeercert()) if certificate else None
+        return TlsResult(tls, alpn, tls.version() or "", cipher[0] if cipher else "", certificate, identity)
+
+
+def _identity(certificate: bytes, described: Mapping[str, Any]) -> TlsIdentity:
+    """The names in a verified certificate, as `SSLSocket.getpeercert` describes it."""
+    subject = [pair for part in described.get("subject", ()) for pair in part]
+    return TlsIdentity(
+        certificate,
+        tuple(value for key, value in subject if key == "commonName"),
+        tuple(value for _, value in described.get("subjectAltName", ())),
+    )
 
 
 _REASONS = {

@@ -58,12 +58,15 @@ class CompressionError(ProtocolError):
 class FieldBlock:
     """A decoded field block, and what the core found out about it."""
 
-    __slots__ = ("fields", "request", "size")
+    __slots__ = ("fields", "request", "response", "size", "trailers")
 
     def __init__(self, fields: Fields, size: int) -> None:
         self.fields = fields
         self.size = size  # RFC 9113 6.5.2: names, values and 32 bytes a field
-        self.request: RequestFields | RemoteProtocolError | None = None  # the verdict, once asked for
+        # the verdicts, once asked for; a malformed response is not worth remembering
+        self.request: RequestFields | RemoteProtocolError | None = None
+        self.response: tuple[int, Fields, int | None] | None = None
+        self.trailers: Fields | None = None
 
 
 class MemoDecoder(Decoder):

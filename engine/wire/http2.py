@@ -193,6 +193,11 @@ class Http2Core(Http2Sender[_Stream]):
         return self._highest_peer
 
     @property
+    def peer_max_streams(self) -> int:
+        """How many streams of ours the peer allows at once (SETTINGS_MAX_CONCURRENT_STREAMS)."""
+        return self._h2.remote_settings.max_concurrent_streams
+
+    @property
     def open_streams(self) -> int:
         """Streams that have not ended on both sides."""
         return len(self._streams)
@@ -305,7 +310,9 @@ class Http2Core(Http2Sender[_Stream]):
         """Client: a head, informational or final."""
         end_stream = bool(flags & END_STREAM)
         try:
-            status, headers, content_length = response_fields(decoded.fields)
+            if decoded.response is None:
+                decoded.response = response_fields(decoded.fields)
+            status, headers, content_length = decoded.response
             if status < 200 and end_stream:
                 raise malformed("an informational response that ends the stream")
         except RemoteProtocolError:
@@ -335,7 +342,9 @@ class Http2Core(Http2Sender[_Stream]):
                 raise malformed("trailers that do not end the stream")
             if expected is not None and stream.received != expected and not stream.ignoring:
                 raise malformed("a body that is not as long as content-length")
-            headers = trailer_fields(decoded.fields)
+            headers = decoded.trailers
+            if headers is None:
+                headers = decoded.trailers = trailer_fields(decoded.fields)
         except RemoteProtocolError:
             self._stream_error(stream, Http2Code.PROTOCOL_ERROR)
             return

@@ -66,8 +66,10 @@ class Budgets:
         "_settings",
         "_unknown",
         "_window_updates",
+        "answers",
         "data_sent",
         "overhead",
+        "pings",
         "streams",
     )
 
@@ -88,6 +90,8 @@ class Budgets:
         self.overhead = 0
         self.streams = 0  # opened so far
         self.data_sent = 0  # DATA frames
+        self.answers = 0  # times that HEADERS or DATA were sent
+        self.pings = 0  # PING frames received
 
     def reset(self, now: float) -> None:
         """A stream came to nothing: reset by the peer unanswered, or by us for the peer's fault."""
@@ -106,11 +110,13 @@ class Budgets:
 
     def ping(self, now: float) -> None:
         """A PING frame that wants an acknowledgement."""
+        self.pings += 1
         if not self._pings.spend(now):
             raise flood("http2.pings", self._config.pings.burst, "the number of PING frames")
 
     def answered(self, data_frames: int, payload: int) -> None:
         """We sent HEADERS or DATA: pings around them are how gRPC peers measure the path (gRFC A8)."""
+        self.answers += 1
         self.data_sent += data_frames
         self.overhead -= payload * self._config.max_overhead
         self._pings.refill()

@@ -207,10 +207,20 @@ class Http2Sender(ABC, Generic[S]):
         payload = _UINT32_PAIR.pack(last_stream_id, code) + debug
         self._queue_control(frame_header(len(payload), frame_guard.GOAWAY, 0, 0) + payload)
 
+    @property
+    def traffic(self) -> Budgets:
+        """What was counted so far: PINGs received, answers sent, streams opened."""
+        return self._budgets
+
     def queued(self, stream_id: int) -> int:
         """Bytes of body that wait on a stream."""
         stream = self._streams.get(stream_id)
         return 0 if stream is None else stream.queued
+
+    def head_left(self, stream_id: int) -> bool:
+        """The head of an open stream has been handed out by `data_to_send`."""
+        stream = self._streams.get(stream_id)
+        return stream is None or stream.answered
 
     @property
     def blocked(self) -> bool:

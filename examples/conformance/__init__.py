@@ -13,6 +13,10 @@ from engine import App, Config, Request, Response, StreamingResponse, WebSocket
 from engine.demo.chat import ChatHub
 from engine.demo.greeter import Greeter
 from engine.errors import HTTPError
+from engine.grpc.health import HealthService
+
+from .interop import TestService
+from .probe import Probe
 
 MAX_BYTES = 10_000_000
 CHUNK = bytes(64 * 1024)
@@ -21,9 +25,13 @@ config = Config().replace(
     websocket__max_message_size=16 * 1024 * 1024,
     http1__head_timeout=10.0,
     http2__max_concurrent_streams=1000,
+    grpc__cors_origins=("*",),
 )
 app = App(config)
-app.add_service(Greeter())
+health = HealthService("grpc.testing.TestService", "conformance.v1.Probe")
+for service in (Greeter(), TestService(), Probe(health), health):
+    app.add_service(service)
+app.add_reflection()
 app.hub("/chathub")(ChatHub)
 
 

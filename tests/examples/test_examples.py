@@ -20,7 +20,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py")) + sorted((ROOT / "examples")
 TARGETS = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") + ":app"
     for path in EXAMPLES
-    if path.parent != ROOT / "examples" or path.name != "__init__.py"
+    if (path.parent != ROOT / "examples" or path.name != "__init__.py") and "App(" in path.read_text()
 ]
 HELLO = b"\x0a\x03Ada"  # HelloRequest(name="Ada")
 END = "\x1e"  # ends a message of a hub

@@ -140,6 +140,7 @@ class FakeExchange(Exchange):
         assert self.status, "body before head"
         if not self.response_ended:
             self.body += data
+            self.response_ended = end
 
     def write_trailers(self, headers: Fields) -> None:
         assert self.status, "trailers before head"

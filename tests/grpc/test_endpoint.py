@@ -150,12 +150,14 @@ async def test_the_grpc_content_types_are_served(greeter: GrpcEndpoint, content_
 
 
 @pytest.mark.parametrize(
-    "content_type", [b"", b"application/grpcfoo", b"application/grpc-web", b"application/json", b"text/plain"]
+    "content_type",
+    [b"", b"application/grpcfoo", b"application/grpc-webber", b"application/connect+json", b"text/plain"],
 )
 async def test_other_content_types_are_answered_415(greeter: GrpcEndpoint, content_type: bytes) -> None:
     base = ((b"content-type", content_type),) if content_type else ()
     exchange = await FakeExchange(SAY, base=base).run(greeter)
     assert exchange.status == 415
+    assert exchange.headers[b"accept-post"].split(b", ")[-2:] == [b"application/json", b"application/proto"]
     assert exchange.grpc_status[0] == StatusCode.INTERNAL
     assert exchange.response_ended
 
@@ -232,11 +234,12 @@ async def test_broken_messages_end_the_call_with_their_status(
     assert exchange.error is None
 
 
-@pytest.mark.parametrize("encoding", [b"gzip", b"x-unknown", b""])
+@pytest.mark.parametrize("encoding", [b"zstd", b"x-unknown", b""])
 async def test_other_encodings_are_unimplemented_and_ours_are_listed(greeter: GrpcEndpoint, encoding: bytes) -> None:
     exchange = await call(greeter, SAY, ADA, headers=((b"grpc-encoding", encoding),))
     assert exchange.grpc_status[0] == StatusCode.UNIMPLEMENTED
-    assert exchange.headers[b"grpc-accept-encoding"] == b"identity"
+    assert exchange.headers[b"grpc-accept-encoding"] == b"identity,gzip,deflate"
+    assert (exchange.body, exchange.trailers) == (b"", [])
 
 
 async def test_identity_is_an_encoding(greeter: GrpcEndpoint) -> None:

@@ -63,11 +63,18 @@ def run_python(code: str, folder: Path) -> str:
 
 
 def test_generated_code_in_the_tree_is_what_the_protos_give(tmp_path: Path) -> None:
-    for names, package in CHECKED_IN:
-        written = generate([ROOT / "protos" / name for name in names], tmp_path, include=[ROOT / "protos"])
+    for number, each in enumerate(CHECKED_IN):
+        out = tmp_path / str(number)
+        written = generate(
+            [ROOT / each.include / name for name in each.names],
+            out,
+            include=[ROOT / each.include],
+            private_pool=each.private_pool,
+            stock=each.stock,
+        )
         assert written
         for path in written:
-            kept = ROOT / package / path.relative_to(tmp_path)
+            kept = ROOT / each.out / path.relative_to(out)
             assert kept.read_text() == path.read_text(), f"{kept} is stale; run python -m engine proto generate"
 
 
@@ -123,8 +130,8 @@ def test_generated_code_and_handlers_on_it_pass_mypy_strict(library: Path, tmp_p
         """
 from collections.abc import AsyncIterator
 from google.protobuf.empty_pb2 import Empty
-from engine.grpc import CallContext, RequestStream
-from top.acme.library.v1.library_engine import LibraryBase
+from engine.grpc import CallContext, Reply, RequestStream
+from top.acme.library.v1.library_engine import LibraryBase, LibraryStub
 from top.acme.library.v1.library_pb2 import Book
 from top.acme.shared_types.page_pb2 import Page
 
@@ -144,6 +151,19 @@ class Library(LibraryBase):
         self, requests: RequestStream[Book.Key], context: CallContext
     ) -> None:
         await context.send(Page())
+
+async def use(stub: LibraryStub) -> None:
+    book: Book = await stub.get_isbn_book(Book.Key(isbn="1"), timeout=1.0, metadata=[("x-a", "1")])
+    with_metadata: Reply[Book] = await stub.get_isbn_book.with_call(Book.Key())
+    async with stub.list(Page()) as books:
+        async for each in books:
+            each.key.isbn.upper()
+    async with stub.import_() as upload:
+        await upload.send(book)
+        empty: Empty = await upload.reply()
+    async with stub.with_a_very_long_name_that_does_not_fit_into_one_line() as both:
+        await both.send(with_metadata.message.key)
+        page: Page | None = await both.receive()
 """
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "user.py"]

@@ -138,7 +138,7 @@ async def test_refusals_are_trailers_only_and_leave_the_connection_alone(connect
             (SAY, [(b"grpc-timeout", b"1x")], b"", StatusCode.INTERNAL),
             (SAY, [(b"grpc-timeout", b"0n")], b"", StatusCode.DEADLINE_EXCEEDED),
             (SAY, [(b"x-bin", b"%")], b"", StatusCode.INTERNAL),
-            (SAY, [(b"grpc-encoding", b"gzip")], b"", StatusCode.UNIMPLEMENTED),
+            (SAY, [(b"grpc-encoding", b"zstd")], b"", StatusCode.UNIMPLEMENTED),
             (SAY, [(b"x", b"v" * 20_000)], b"", StatusCode.RESOURCE_EXHAUSTED),
             (SAY, [], b"\x01" + framed(ADA)[1:], StatusCode.INTERNAL),
             (SAY, [], b"\x02" + framed(ADA)[1:], StatusCode.INTERNAL),
@@ -156,7 +156,7 @@ async def test_refusals_are_trailers_only_and_leave_the_connection_alone(connect
 
 async def test_what_is_no_grpc_is_refused_in_http(connect: Any) -> None:
     async with connect(Greeter()) as client:
-        assert (await refused(client, content_type=b"application/json")).http_status == 415
+        assert (await refused(client, content_type=b"application/connect+json")).http_status == 415
         assert (await refused(client, content_type=b"application/grpcfoo")).http_status == 415
         assert (await refused(client, content_type=b"")).http_status == 415
         assert (await refused(client, method=b"PUT")).http_status == 405

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.interop.peers import node
@@ -27,3 +29,10 @@ def test_all_four_kinds_of_call_succeed_and_unknown_methods_are_unimplemented(en
         assert all(isinstance(reply["message"], str) for reply in result["replies"]), name
     ping_pong = next(result for result in results.values() if result["kind"] == "stream-stream")
     assert len(ping_pong["replies"]) == 3
+
+
+def test_the_official_interop_cases_pass(start_engine: Callable[..., ServerProcess]) -> None:
+    server = start_engine("examples.conformance:app")
+    results = node("grpc_interop.mjs", server.target, str(ROOT / "protos/grpc/testing/interop_test.proto"))
+    assert len(results) == 18
+    assert {name: result for name, result in results.items() if result != "ok"} == {}

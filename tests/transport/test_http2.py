@@ -352,7 +352,7 @@ async def test_the_rest_of_an_ended_handlers_response_keeps_its_slot_until_it_ha
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n", "http2.preface_timeout", 10),
         (PREFACE, "http2.preface_timeout", 10),
         (PREFACE + settings(), "http2.settings_ack_timeout", 10),
-        (PREFACE + settings() + settings(ack=True), "http2.idle_timeout", 120),
+        (PREFACE + settings() + settings(ack=True), "max_idle", 120),
         (
             PREFACE + settings() + settings(ack=True) + frame(HEADERS, 1, 1, block(GET)),
             "http2.header_block_timeout",
@@ -390,7 +390,7 @@ async def test_a_connection_with_a_running_exchange_is_not_idle(autojump_clock: 
         assert hanging.running == 1
         await connection.send(reset(1))
         begin = trio.current_time()
-        assert (await connection.goaway())[2] == b"http2.idle_timeout"
+        assert (await connection.goaway())[2] == b"max_idle"  # gRFC A9
         assert trio.current_time() - begin == pytest.approx(120)
 
 
@@ -461,7 +461,8 @@ async def test_after_the_clients_goaway_its_streams_still_finish(autojump_clock:
 
 async def test_replies_that_nobody_reads_stop_the_reading(autojump_clock: MockClock) -> None:
     pings = frame(PING, 0, 0, bytes(8)) * 1000
-    async with connected(ok, lockstep=True, http2__pings=Bucket(10**9, 10**9)) as connection:
+    patient = {"http2__pings": Bucket(10**9, 10**9), "grpc__max_ping_strikes": 10**9}
+    async with connected(ok, lockstep=True, **patient) as connection:
         sent = 0
         with trio.move_on_after(10):
             while sent < 50:

@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import ClassVar
 
 from engine.grpc import (
+    BidiMethod,
     CallContext,
+    Channel,
+    ClientStreamMethod,
     MethodKind,
     MethodSpec,
     RequestStream,
+    ServerStreamMethod,
     ServiceBase,
     ServiceSpec,
     StreamingReply,
+    StubBase,
+    UnaryMethod,
     unimplemented,
 )
 
@@ -77,3 +83,26 @@ class GreeterBase(ServiceBase):
     ) -> StreamingReply[greet_pb2.HelloReply]:
         """Answers every name as soon as it arrives."""
         raise unimplemented("/greet.Greeter/Chat")
+
+
+class GreeterStub(StubBase):
+    """Calls greet.Greeter through a channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        service = GreeterBase.__service__
+        self.say_hello: UnaryMethod[greet_pb2.HelloRequest, greet_pb2.HelloReply] = UnaryMethod(
+            *self._method(service, 0)
+        )
+        """Says hello to one name."""
+        self.stream_hellos: ServerStreamMethod[
+            greet_pb2.StreamHellosRequest,
+            greet_pb2.HelloReply,
+        ] = ServerStreamMethod(*self._method(service, 1))
+        """Says hello several times."""
+        self.collect_names: ClientStreamMethod[greet_pb2.HelloRequest, greet_pb2.HelloReply] = ClientStreamMethod(
+            *self._method(service, 2)
+        )
+        """Takes names and greets them all at once."""
+        self.chat: BidiMethod[greet_pb2.HelloRequest, greet_pb2.HelloReply] = BidiMethod(*self._method(service, 3))
+        """Answers every name as soon as it arrives."""

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -21,10 +22,37 @@ from engine.errors import ConfigError, StartupError
 from engine.grpc.codegen.emit import module_path, relative_package
 from engine.grpc.codegen.plugin import respond
 
-# Generated code that is checked in, relative to the project's root: (.proto files under protos/, package).
-CHECKED_IN: tuple[tuple[tuple[str, ...], str], ...] = ((("greet.proto",), "engine/demo/generated"),)
+
+class CheckedIn(NamedTuple):
+    """Generated code that is kept in the tree."""
+
+    names: tuple[str, ...]  # .proto files, relative to `include`
+    out: str  # relative to the project's root, as `include` is
+    include: str = "protos"
+    private_pool: bool = False
+    stock: bool = False
+
+
+CHECKED_IN: tuple[CheckedIn, ...] = (
+    CheckedIn(("greet.proto",), "engine/demo/generated"),
+    CheckedIn(
+        (
+            "grpc/health/v1/health.proto",
+            "grpc/reflection/v1/reflection.proto",
+            "grpc/reflection/v1alpha/reflection.proto",
+            "engine/rich_status.proto",
+        ),
+        "engine/grpc/generated",
+        private_pool=True,
+    ),
+    CheckedIn(("interop_test.proto",), "examples/conformance/generated", "protos/grpc/testing"),
+    CheckedIn(("conformance_probe.proto",), "examples/conformance/generated", "protos/conformance"),
+    CheckedIn(("greet.proto",), "examples/stock", stock=True),
+)
 
 _IMPORT = re.compile(r"^(?:from (?P<package>[\w.]+) )?import (?P<module>\w+_pb2)(?P<alias> as \w+)$", re.MULTILINE)
+_BARE_MAPPING = re.compile(r"(?<! as )\b_Mapping\b(?!\[)")
+_DEFAULT_POOL, _OWN_POOL = "_descriptor_pool.Default()", "_descriptor_pool.DescriptorPool()"
 _PUBLIC_IMPORT = re.compile(r"^from (?P<module>[\w.]+_pb2) import (?P<names>.+)$", re.MULTILINE)
 
 
@@ -34,6 +62,8 @@ def generate(
     *,
     include: Sequence[Path | str] = (),
     imports: str = "relative",
+    private_pool: bool = False,
+    stock: bool = False,
 ) -> list[Path]:
     """Generate `_pb2.py`, `_pb2.pyi` and, for files with services, `_engine.py`.
 
@@ -44,6 +74,9 @@ def generate(
             given. Output keeps the place of a file relative to its include directory.
         imports: "relative": the generated modules import each other with dots, so that they work inside any
             package. "absolute": as protoc writes them.
+        private_pool: register the messages of each file in a descriptor pool of its own, so that another
+            package may bring the same names. Only for files that import none.
+        stock: also grpcio's own `_pb2_grpc.py`, for files with services.
 
     Returns:
         What was written.
@@ -59,7 +92,7 @@ def generate(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         descriptors = Path(scratch) / "descriptors"
-        _run_protoc(files, roots, out, descriptors)
+        _run_protoc(files, roots, out, descriptors, stock=stock)
         described = FileDescriptorSet.FromString(descriptors.read_bytes())
     names = [_name_in(file, roots) for file in files]
     response = respond(
@@ -67,11 +100,21 @@ def generate(
     )
     if response.error:
         raise ConfigError("proto", None, response.error)
-    written = [out / module_path(name, suffix) for name in names for suffix in ("_pb2.py", "_pb2.pyi")]
+    suffixes = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py") if stock else ("_pb2.py", "_pb2.pyi")
+    written = [out / module_path(name, suffix) for name in names for suffix in suffixes]
     if imports == "relative":
         for name in names:
-            for suffix in ("_pb2.py", "_pb2.pyi"):
+            for suffix in suffixes:
                 _make_relative(out / module_path(name, suffix), name, names)
+    for name in names:
+        path = out / module_path(name, "_pb2.pyi")
+        # A message field may be given as a dict of its own fields; protoc leaves the type's arguments out.
+        path.write_text(_BARE_MAPPING.sub("_Mapping[str, object]", path.read_text(encoding="utf-8")), encoding="utf-8")
+    if private_pool:
+        for name in names:
+            path = out / module_path(name, "_pb2.py")
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text.replace(_DEFAULT_POOL, _OWN_POOL), encoding="utf-8")
     for file in response.file:
         (out / file.name).write_text(file.content, encoding="utf-8")
         written.append(out / file.name)
@@ -89,8 +132,14 @@ def regenerate(root: Path) -> list[Path]:
         raise ConfigError("PATH", None, "name .proto files or a directory; there is no protos/ here")
     return [
         path
-        for names, out in CHECKED_IN
-        for path in generate([protos / name for name in names], root / out, include=[protos])
+        for each in CHECKED_IN
+        for path in generate(
+            [root / each.include / name for name in each.names],
+            root / each.out,
+            include=[root / each.include],
+            private_pool=each.private_pool,
+            stock=each.stock,
+        )
     ]
 
 
@@ -120,11 +169,14 @@ def _name_in(file: Path, roots: Sequence[Path]) -> str:
     raise ConfigError("PATH", str(file), "it is in none of the include directories; add its own")
 
 
-def _run_protoc(files: Sequence[Path], roots: Sequence[Path], out: Path, descriptors: Path) -> None:
+def _run_protoc(
+    files: Sequence[Path], roots: Sequence[Path], out: Path, descriptors: Path, *, stock: bool = False
+) -> None:
     command = [
         *(sys.executable, "-m", "grpc_tools.protoc"),
         *(f"-I{root}" for root in roots),
         *(f"--python_out={out}", f"--pyi_out={out}"),
+        *([f"--grpc_python_out={out}"] if stock else []),
         *("--include_imports", "--include_source_info", f"--descriptor_set_out={descriptors}"),
         *(_name_in(file, roots) for file in files),
     ]

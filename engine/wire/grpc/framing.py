@@ -1,7 +1,8 @@
 """Length-prefixed messages: bytes of a request or response body to messages, and back.
 
-Owns the five bytes before each message: a flag and a big-endian length. Never decodes a message,
-never inflates one. Spec: grpc/grpc doc/PROTOCOL-HTTP2.md, "Length-Prefixed-Message".
+Owns the five bytes before each message: a flag and a big-endian length. Never decodes a message;
+inflating one is `engine.wire.grpc.compression`'s. Spec: grpc/grpc doc/PROTOCOL-HTTP2.md,
+"Length-Prefixed-Message".
 
 Theory of operation. DATA frame edges mean nothing: a message may be split anywhere, several may share
 a frame. `MessageParser` therefore keeps the chunk that it walks, and while a message is incomplete the
@@ -16,6 +17,7 @@ from __future__ import annotations
 import struct
 
 from engine.errors import LimitExceeded, LimitKind, LocalProtocolError, RpcError, StatusCode
+from engine.wire.grpc.compression import inflate
 
 PREFIX_SIZE = 5
 COMPRESSED = 1  # bit 0 of the flag byte; all others are reserved in gRPC over HTTP/2
@@ -37,13 +39,17 @@ class MessageParser:
     Messages that were complete before a broken one are still delivered.
 
     Args:
-        max_size: the largest message that is accepted, bytes.
+        max_size: the largest message that is accepted, bytes; compressed and inflated.
+        encoding: how messages with the compressed flag are inflated; None: such a flag is an error.
     """
 
-    __slots__ = ("_at", "_data", "_eof", "_missing", "_pieces", "failure", "max_size")
+    __slots__ = ("_at", "_data", "_encoding", "_eof", "_missing", "_pieces", "compressed", "failure", "max_size")
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, encoding: str | None = None) -> None:
         self.max_size = max_size
+        self._encoding = encoding
+        self.compressed = False
+        """The flag of the message that was taken last."""
         self._data = b""  # the chunk being walked
         self._at = 0  # how far
         self._pieces: list[bytes | bytearray | memoryview] = []  # of a message that is not complete
@@ -89,13 +95,14 @@ class MessageParser:
                 self._truncated()
             return None
         flag, size = _unpack_from(data, at)
-        if flag or size > self.max_size:
-            self._refuse(flag, size)
+        if (flag or size > self.max_size) and self._refuses(flag, size):
             return None
+        self.compressed = flag == COMPRESSED
         end = start + size
         if end <= len(data):
             self._at = end
-            return data[start:end]
+            message = data[start:end]
+            return self._inflate(message) if flag else message
         self._at = start
         self._missing = size
         self._keep_piece()
@@ -103,7 +110,7 @@ class MessageParser:
 
     @property
     def has_message(self) -> bool:
-        """`next_message` would give one."""
+        """`next_message` would give one, or fail to inflate it."""
         if self.failure is not None:
             return False
         available = len(self._data) - self._at
@@ -112,7 +119,9 @@ class MessageParser:
         if available < PREFIX_SIZE:
             return False
         flag, size = _unpack_from(self._data, self._at)
-        return not flag and size <= self.max_size and available >= PREFIX_SIZE + size
+        if flag and (flag != COMPRESSED or self._encoding is None):
+            return False
+        return bool(size <= self.max_size and available >= PREFIX_SIZE + size)
 
     # -- private --------------------------------------------------------------
 
@@ -139,15 +148,24 @@ class MessageParser:
         message = b"".join(self._pieces)
         self._at, self._missing = end, 0
         self._pieces = []
+        return self._inflate(message) if self.compressed else message
+
+    def _inflate(self, data: bytes) -> bytes | None:
+        assert self._encoding is not None  # else the flag was refused
+        message = inflate(self._encoding, data, self.max_size)
+        if isinstance(message, RpcError):
+            self._fail(message.code, message.message)
+            return None
         return message
 
-    def _refuse(self, flag: int, size: int) -> None:
-        if flag == COMPRESSED:
+    def _refuses(self, flag: int, size: int) -> bool:
+        """Judge a prefix that is not plain; True: the parsing has failed."""
+        if flag > COMPRESSED:
+            self._fail(StatusCode.INTERNAL, f"the message flag must be 0 or 1, not {flag}; is the framing lost?")
+        elif flag and self._encoding is None:
             # doc/compression.md: "If the Compressed-Flag is set and no grpc-encoding is present, INTERNAL".
             self._fail(StatusCode.INTERNAL, "the compressed flag is set on a message, but grpc-encoding names no codec")
-        elif flag:
-            self._fail(StatusCode.INTERNAL, f"the message flag must be 0 or 1, not {flag}; is the framing lost?")
-        else:
+        elif size > self.max_size:
             limit = LimitExceeded(
                 "grpc.max_receive_message_size",
                 self.max_size,
@@ -156,6 +174,17 @@ class MessageParser:
                 what="a message",
             )
             self._fail(StatusCode.RESOURCE_EXHAUSTED, str(limit))
+        else:
+            return False
+        return True
+
+    def parse_single(self, body: bytes) -> bytes | None:
+        """The message of a body that is exactly one plain message within the limit, else None.
+
+        The fast path of unary calls, to be asked before anything was received; whatever gives None is
+        for the parser itself to judge.
+        """
+        return parse_single(body, self.max_size)
 
     def _truncated(self) -> None:
         self._fail(StatusCode.INTERNAL, "the stream ended inside a message; send as many bytes as its prefix says")
@@ -167,10 +196,7 @@ class MessageParser:
 
 
 def parse_single(body: bytes, max_size: int) -> bytes | None:
-    """The message of a body that is exactly one plain message within the limit, else None.
-
-    The fast path of unary calls; whatever gives None is for `MessageParser` to judge.
-    """
+    """The message of a body that is exactly one plain message within the limit, else None."""
     if len(body) < PREFIX_SIZE:
         return None
     flag, size = _unpack_from(body)

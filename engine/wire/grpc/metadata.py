@@ -30,6 +30,12 @@ _OURS = frozenset(
         b"grpc-message-type",
         b"grpc-status",
         b"grpc-message",
+        # gRPC-Web's and Connect's
+        b"x-grpc-web",
+        b"connect-protocol-version",
+        b"connect-timeout-ms",
+        b"connect-content-encoding",
+        b"connect-accept-encoding",
     }
 )
 # Reserved keys that a handler may nevertheless send.

@@ -48,7 +48,28 @@ const results = await withBrowser(executablePath, async (browser) => {
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     return new Set(new Uint32Array(data.buffer)).size;
   });
+  // Its labels fit: nothing is drawn at the left edge.
+  const leftEdge = await ada.page.$eval("#plot", (canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, 4, canvas.height);
+    return new Uint32Array(data.buffer).every((pixel) => pixel === 0);
+  });
   const median = parseFloat(await ada.page.textContent("#rtt-median"));
+
+  const replies = () => ada.page.$$eval("#grpc-replies li", (items) => items.map((item) => item.textContent));
+  const whenCalled = () =>
+    ada.page.waitForFunction(() => !document.querySelector("#grpc-say").disabled &&
+      document.querySelector("#grpc-state").dataset.state !== "later");
+  const greeting = {};
+  await ada.page.fill("#grpc-name", "Ада · <i>");
+  await ada.page.click("#grpc-say");
+  await whenCalled();
+  greeting.unary = await replies();
+  await ada.page.click("#grpc-stream");
+  await ada.page.waitForFunction(() => document.querySelectorAll("#grpc-replies li").length === 2);
+  greeting.early = await ada.page.$eval("#grpc-say", (button) => button.disabled); // the rest is still to come
+  await whenCalled();
+  greeting.stream = await replies();
+  greeting.state = await ada.page.textContent("#grpc-state");
   await ada.page.screenshot({ path: `${folder}/demo.png`, fullPage: true });
 
   // The same page on a phone, in the dark.
@@ -61,7 +82,7 @@ const results = await withBrowser(executablePath, async (browser) => {
   return {
     ada: await messages(ada.page),
     grace: await messages(grace.page),
-    reply, colours, median, overflow,
+    reply, colours, leftEdge, median, greeting, overflow,
     problems: [...ada.problems, ...grace.problems, ...small.problems],
   };
 });

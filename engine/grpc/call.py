@@ -1,0 +1,288 @@
+"""A call: attempts at it until one counts.
+
+Owns: the request's head, the deadline, credentials, and the decision to repeat what failed: transparently
+where the server has done nothing (REFUSED_STREAM, GOAWAY below the stream, a head that never left), by
+policy where a service config says so (gRFC A6). How a user talks to a call is `engine.grpc.client`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from engine.errors import CallCause, ConfigError, RpcError, StatusCode
+from engine.grpc.attempt import Attempt
+from engine.grpc.credentials import AuthContext, CallCredentials, require_privacy
+from engine.grpc.service import MethodKind
+from engine.transport.http2_client import Http2ClientConnection, LossKind
+from engine.wire.grpc import metadata as wire_metadata
+from engine.wire.grpc import timeout as wire_timeout
+from engine.wire.grpc.compression import ENCODINGS, IDENTITY, deflate
+from engine.wire.grpc.framing import prefix
+from engine.wire.grpc.metadata import MetadataLike
+
+if TYPE_CHECKING:
+    from engine.grpc.channel import Channel
+    from engine.grpc.retry import MethodConfig
+    from engine.transport.watchdog import Timer
+    from engine.wire.http2 import Fields
+
+__all__ = ["Call", "CallDetails", "ClientMethod"]
+
+_SAME_DEADLINE = 0.05  # seconds: the server's clock for the same deadline may be so much ahead of ours
+
+
+@dataclass(frozen=True, slots=True)
+class ClientMethod:
+    """A method as a client needs it."""
+
+    path: str  # "/greet.Greeter/SayHello"
+    kind: MethodKind
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CallDetails:
+    """Everything about a call but its requests; interceptors may `dataclasses.replace` it."""
+
+    method: ClientMethod
+    timeout: float | None = None  # seconds, beside the enclosing scope's deadline
+    metadata: MetadataLike = ()
+    wait_for_ready: bool | None = None  # None: as the service config, else the channel says
+    compression: str | None = None  # "gzip", "deflate", "identity"; None: as the channel says
+    credentials: CallCredentials | None = None
+
+
+def known_compression(name: str | None) -> str | None:
+    """The encoding of requests that a user named; None: none at all.
+
+    Raises:
+        ConfigError: we have none of that name.
+    """
+    if name is not None and name not in ENCODINGS:
+        raise ConfigError("compression", name, f"give one of {', '.join(ENCODINGS)}")
+    return None if name == IDENTITY else name
+
+
+class Call:
+    """See the module. Owned by the task that makes the call."""
+
+    __slots__ = (
+        "_channel",
+        "_config",
+        "_number",
+        "_refused",
+        "_retries",
+        "_timer",
+        "attempt",
+        "causes",
+        "deadline",
+        "details",
+        "encoding",
+        "method",
+        "scope_deadline",
+        "single",
+    )
+
+    def __init__(self, channel: Channel, details: CallDetails) -> None:
+        # immutable
+        self._channel = channel
+        self.details = details
+        self.method = details.method
+        self.single = not details.method.kind.response_streaming
+        self._config: MethodConfig = channel.method_config(details.method.path)
+        own_encoding = details.compression
+        self.encoding = channel.compression if own_encoding is None else known_compression(own_encoding)
+        timeout = details.timeout
+        if self._config.timeout is not None:
+            timeout = self._config.timeout if timeout is None else min(timeout, self._config.timeout)
+        self.scope_deadline = trio.current_effective_deadline()
+        self.deadline = self.scope_deadline
+        self._timer: Timer | None = None
+        if timeout is not None:
+            own = trio.current_time() + timeout
+            if own < self.deadline:
+                self.deadline = own
+                self._timer = channel.watchdog.timer(self._expired)
+                self._timer.set(own)
+        # owned by the caller's task
+        self.attempt: Attempt | None = None
+        self.causes: tuple[CallCause, ...] = ()
+        self._number = 0
+        self._retries = 0
+        self._refused = 0  # transparent retries of what a server refused
+
+    # -- attempts -------------------------------------------------------------
+
+    async def start(self) -> Attempt:
+        """Begin the next attempt: its head is queued, nothing else.
+
+        Raises:
+            RpcError: UNAVAILABLE without a connection, DEADLINE_EXCEEDED, or what the credentials raise.
+        """
+        channel = self._channel
+        if self._timer is None and self.deadline == -math.inf:
+            await trio.lowlevel.checkpoint()  # our scope is cancelled: this raises
+        credentials = self.details.credentials or channel.call_credentials
+        connection = channel.pick()
+        if credentials is None and connection is not None and connection.has_slot:
+            attempt = self._open(connection, (), reserved=False)
+            if attempt is not None:
+                return attempt
+        with trio.CancelScope(deadline=self.deadline if self._timer is not None else math.inf) as scope:
+            extra = await self._credentials(credentials)
+            wait_for_ready = self.details.wait_for_ready
+            if wait_for_ready is None:
+                wait_for_ready = self._config.wait_for_ready
+            while True:
+                connection = await channel.connection(wait_for_ready=wait_for_ready)
+                if await connection.reserve():
+                    attempt = self._open(connection, extra, reserved=True)
+                    if attempt is not None:
+                        return attempt
+        assert scope.cancelled_caught  # there is no other way out of the loop
+        raise self._error(StatusCode.DEADLINE_EXCEEDED, f"the deadline passed; {channel.why_not_ready}")
+
+    def _new_attempt(self, connection: Http2ClientConnection) -> Attempt:
+        return Attempt(
+            connection,
+            self._channel.config,
+            number=self._number + 1,
+            single=self.single,
+            max_size=self._config.max_response_size or self._channel.config.max_receive_message_size,
+            deadline=self.deadline,
+        )
+
+    def _open(self, connection: Http2ClientConnection, extra: Fields, *, reserved: bool) -> Attempt | None:
+        attempt = self._new_attempt(connection)
+        if not attempt.open(self._fields(extra), reserved=reserved):
+            return None
+        self._number += 1
+        self.attempt = attempt
+        return attempt
+
+    def _fields(self, extra: Fields) -> Fields:
+        """The request's head; the same object for the same simple call, so that HPACK encodes it once."""
+        head = self._channel.head(self.method.path, self.encoding)
+        if self.deadline != math.inf:
+            left = self.deadline - trio.current_time()
+            timeout = (b"grpc-timeout", wire_timeout.encode(left))
+            head = (*head[:5], timeout, *head[5:])  # right behind `te`
+        if self.details.metadata:
+            head = (*head, *wire_metadata.encode(self.details.metadata))
+        if extra:
+            head = (*head, *extra)
+        if self._retries:  # A6: transparent retries do not count
+            head = (*head, (b"grpc-previous-rpc-attempts", b"%d" % self._retries))
+        return head
+
+    async def _credentials(self, credentials: CallCredentials | None) -> Fields:
+        if credentials is None:
+            return ()
+        channel = self._channel
+        require_privacy(secure=channel.secure)
+        service = self.method.path.rpartition("/")[0]
+        context = AuthContext(f"https://{channel.authority}{service}", self.method.path)
+        return tuple(wire_metadata.encode(await credentials(context)))
+
+    def frame(self, message: Any, *, compress: bool = True) -> bytes:
+        """A request message as it goes on the wire.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED, it is larger than the service config allows.
+        """
+        payload = self.method.encode(message)
+        limit = self._config.max_request_size
+        if limit is not None and len(payload) > limit:
+            text = f"a request of {len(payload)} bytes exceeds maxRequestMessageBytes ({limit}) of the service config"
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text)
+        if self.encoding is not None and compress and payload:
+            payload = deflate(self.encoding, payload)
+            return prefix(len(payload), compressed=True) + payload
+        return prefix(len(payload)) + payload
+
+    # -- ends -----------------------------------------------------------------
+
+    def succeeded(self) -> None:
+        """The status is OK."""
+        if self._timer is not None:
+            self._timer.clear()
+        throttle = self._channel.throttle
+        if throttle is not None:
+            throttle.succeeded()
+
+    def close(self) -> None:
+        """The caller is done with the call, whatever its state: cancelled, unless it has ended."""
+        if self._timer is not None:
+            self._timer.clear()
+        if self.attempt is not None and not self.attempt.finished:
+            self.attempt.cancel()
+
+    async def failed(self, attempt: Attempt, *, replayable: bool = True) -> None:
+        """After an attempt with another status than OK: returns, perhaps later, for another attempt.
+
+        Args:
+            replayable: what was sent is still there to be sent again.
+
+        Raises:
+            RpcError: there is no other attempt.
+        """
+        self.causes += (attempt.cause,)
+        delay = self._delay_of_retry(attempt) if replayable else None
+        if delay is None:
+            await self._raise(attempt)
+        elif delay > 0:
+            with trio.CancelScope(deadline=self.deadline if self._timer is not None else math.inf) as scope:
+                await trio.sleep(delay)
+            if scope.cancelled_caught:
+                text = f"the deadline passed before a retry; the last attempt: {attempt.message}"
+                raise self._error(StatusCode.DEADLINE_EXCEEDED, text)
+
+    def _delay_of_retry(self, attempt: Attempt) -> float | None:
+        """Seconds until the next attempt, None for none."""
+        if trio.current_time() >= self.deadline or attempt.committed:
+            return None
+        if attempt.loss is LossKind.UNSENT:
+            return 0.0
+        if attempt.loss is LossKind.UNPROCESSED and not self._refused:
+            self._refused += 1  # A6: "at most once" where the server has seen the stream
+            return 0.0
+        policy, throttle, pushback = self._config.retry, self._channel.throttle, attempt.pushback
+        retryable = policy is not None and attempt.code in policy.codes
+        affordable = True
+        if throttle is not None and (retryable or pushback == -1):
+            affordable = throttle.failed()
+        if policy is None or not retryable or not affordable or pushback == -1:
+            return None
+        if self._retries + 1 >= policy.max_attempts:
+            return None
+        if pushback is not None:
+            self._retries += 1
+            return pushback / 1000
+        self._retries += 1
+        return policy.delay(self._retries, self._channel.random)
+
+    async def _raise(self, attempt: Attempt) -> None:
+        if self._timer is not None:
+            self._timer.clear()
+        left = self.scope_deadline - trio.current_time()
+        if attempt.code is StatusCode.DEADLINE_EXCEEDED and self._timer is None and 0 <= left < _SAME_DEADLINE:
+            # The server was a little faster than the enclosing scope with the same deadline: let the
+            # scope speak, so that `trio.fail_after` behaves the same way every time.
+            await trio.sleep_until(self.scope_deadline)
+            await trio.lowlevel.checkpoint()
+        raise attempt.error(self.causes)
+
+    def _error(self, code: StatusCode, message: str) -> RpcError:
+        error = RpcError(code, message)
+        error.causes = (*self.causes, CallCause("", self._number + 1, message))
+        return error
+
+    def _expired(self) -> None:
+        if self.attempt is not None and not self.attempt.finished:
+            self.attempt.expire()

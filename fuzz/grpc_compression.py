@@ -1,0 +1,49 @@
+"""Inflation: a peer's bytes never raise and never cost more than the limit, and what we deflate comes back.
+
+The first byte of an input chooses the encoding, the rest is the compressed message.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+
+from engine.errors import RpcError, StatusCode
+from engine.wire.grpc.compression import deflate, inflate
+from engine.wire.grpc.framing import MessageParser
+
+MAX_SIZE = 20_000
+_SLACK = 200_000  # bytes: zlib's window and its output buffer, which grows by doubling
+
+SEEDS: list[bytes] = [
+    bytes([index % 2]) + deflate(("gzip", "deflate")[index % 2], message)
+    for index, message in enumerate(
+        (b"", b"", b"hello", b"hello", bytes(MAX_SIZE), bytes(MAX_SIZE), bytes(MAX_SIZE + 1), bytes(10_000_000))
+    )
+]
+
+
+def run(data: bytes) -> None:
+    """Raise AssertionError if an invariant breaks."""
+    encoding = ("gzip", "deflate")[data[0] % 2] if data else "gzip"
+    body = data[1:]
+    tracemalloc.start()
+    try:
+        message = inflate(encoding, body, MAX_SIZE)
+        assert tracemalloc.get_traced_memory()[1] < 2 * MAX_SIZE + _SLACK + len(body), "inflation is not bounded"
+    finally:
+        tracemalloc.stop()
+    if isinstance(message, RpcError):
+        assert message.code in (StatusCode.INTERNAL, StatusCode.RESOURCE_EXHAUSTED)
+    else:
+        assert len(message) <= MAX_SIZE
+    assert inflate(encoding, deflate(encoding, body), len(body)) == body
+
+    parser = MessageParser(MAX_SIZE, encoding)
+    parser.receive_data(b"\1" + len(body).to_bytes(4, "big") + body)
+    taken = parser.next_message()
+    if len(body) > MAX_SIZE or isinstance(message, RpcError):
+        assert taken is None
+        assert parser.failure is not None
+    else:
+        assert taken == message
+        assert parser.compressed

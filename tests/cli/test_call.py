@@ -1,0 +1,94 @@
+"""`engine call`: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.interop.server_process import ROOT, ServerProcess
+
+pytest.importorskip("grpc_tools", reason="grpcio-tools is missing; install the extra codegen")
+
+
+def engine_call(server: ServerProcess, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "engine", "call", server.target, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input=stdin, check=False, timeout=50)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+PROTO = ("--proto", "protos/greet.proto")
+
+
+def test_a_unary_method_is_called_by_its_proto_file(engine_server: ServerProcess) -> None:
+    assert engine_call(engine_server, "greet.Greeter/SayHello", '{"name": "Ada"}', *PROTO) == (
+        0,
+        '{"message": "Hello Ada"}\n',
+        "",
+    )
+
+
+def test_streams_take_and_give_several_values(engine_server: ServerProcess) -> None:
+    two = '{"name": "Ada"}\n{"name": "Bob"}'
+    assert engine_call(engine_server, "greet.Greeter.Chat", "-", *PROTO, stdin=two)[:2] == (
+        0,
+        '{"message": "Hello Ada"}\n{"message": "Hello Bob"}\n',
+    )
+    assert engine_call(engine_server, "greet.Greeter/CollectNames", two, *PROTO)[1] == (
+        '{"message": "Hello Ada and Bob"}\n'
+    )
+    one = '{"name": "Ada", "count": 2}'
+    assert engine_call(engine_server, "greet.Greeter/StreamHellos", one, *PROTO)[1].count("Hello Ada") == 2
+
+
+def test_what_a_proto_file_has_is_listed_and_described(engine_server: ServerProcess) -> None:
+    assert engine_call(engine_server, "list", *PROTO)[1] == "greet.Greeter\n"
+    assert "greet.Greeter/SayHello\n" in engine_call(engine_server, "list", "greet.Greeter", *PROTO)[1]
+    described = engine_call(engine_server, "describe", *PROTO)[1]
+    assert "  rpc Chat(stream greet.HelloRequest) returns (stream greet.HelloReply);\n" in described
+    assert engine_call(engine_server, "describe", "greet.HelloRequest", *PROTO)[1] == (
+        "message greet.HelloRequest {\n  string name = 1;\n}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("greet.Greeter/Nope", *PROTO), 2, "there is no such name; services are greet.Greeter"),
+        (("greet.Greeter/SayHello", "{", *PROTO), 2, "give JSON for greet.HelloRequest"),
+        (("greet.Greeter/SayHello", '{"nope": 1}', *PROTO), 2, "nope"),
+        (("greet.Greeter/SayHello", "{}{}", *PROTO), 2, "takes one request, not 2"),
+        (("greet.Greeter/SayHello", "{}", "-H", "x", *PROTO), 2, "write KEY:VALUE"),
+        (("greet.Greeter/SayHello", "{}", "-H", "x-bin: zz", *PROTO), 2, "in hex"),
+        (("greet.Greeter", "{}", *PROTO), 2, "name a method"),
+        (("list", "nope", *PROTO), 2, "there is no such service"),
+        (("greet.Greeter/SayHello", "{}", "--tls", *PROTO), 64 + 14, "TLS handshake failed"),
+    ],
+)
+def test_mistakes_are_one_line_that_says_what_to_do(
+    engine_server: ServerProcess, arguments: tuple[str, ...], code: int, text: str
+) -> None:
+    returned, out, err = engine_call(engine_server, *arguments)
+    assert (returned, out) == (code, "")
+    assert text in err
+
+
+def test_a_server_with_reflection_needs_no_files(start_engine: Callable[..., ServerProcess]) -> None:
+    server = start_engine("examples.conformance:app")
+    listed = engine_call(server, "list")[1].split()
+    assert {"grpc.testing.TestService", "conformance.v1.Probe", "greet.Greeter"} <= set(listed)
+    assert engine_call(server, "greet.Greeter/SayHello", '{"name": "Ada"}')[1] == '{"message": "Hello Ada"}\n'
+    data = '{"response_parameters": [{"size": 1}, {"size": 2}]}'
+    replies = engine_call(server, "grpc.testing.TestService/StreamingOutputCall", data)[1]
+    assert replies == '{"payload": {"body": "AA=="}}\n{"payload": {"body": "AAA="}}\n'
+    header = ("-H", "x-grpc-test-echo-initial: here", "-H", "x-grpc-test-echo-trailing-bin: abab")
+    verbose = engine_call(server, "grpc.testing.TestService/UnaryCall", "{}", "-v", *header)[2]
+    assert "initial x-grpc-test-echo-initial: here\n" in verbose
+    assert "trailing x-grpc-test-echo-trailing-bin: abab\n" in verbose
+    failing = '{"response_status": {"code": 9, "message": "no"}}'
+    code, _, err = engine_call(server, "grpc.testing.TestService/UnaryCall", failing)
+    assert code == 64 + 9
+    assert err.startswith("engine: error: FAILED_PRECONDITION: no\n  attempt 1 at ")
