@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from engine.http.request import Request
     from engine.http.response import Response, StreamingResponse
     from engine.server import serve
-    from engine.signalr.hub import Hub
+    from engine.signalr.client.connection import HubConnection
+    from engine.signalr.filters import HubFilter
+    from engine.signalr.hub import Hub, HubContext, authorize, hub_method
     from engine.websocket.connection import WebSocket
 
 __all__ = [
@@ -25,12 +27,17 @@ __all__ = [
     "CallContext",
     "Config",
     "Hub",
+    "HubConnection",
+    "HubContext",
+    "HubFilter",
     "Request",
     "Response",
     "StreamingResponse",
     "WebSocket",
     "__version__",
+    "authorize",
     "errors",
+    "hub_method",
     "serve",
 ]
 
@@ -41,10 +48,15 @@ _HOMES = {
     "CallContext": "engine.grpc.context",
     "Config": "engine.config",
     "Hub": "engine.signalr.hub",
+    "HubConnection": "engine.signalr.client.connection",
+    "HubContext": "engine.signalr.hub",
+    "HubFilter": "engine.signalr.filters",
     "Request": "engine.http.request",
     "Response": "engine.http.response",
     "StreamingResponse": "engine.http.response",
     "WebSocket": "engine.websocket.connection",
+    "authorize": "engine.signalr.hub",
+    "hub_method": "engine.signalr.hub",
     "serve": "engine.server",
 }
 

@@ -20,6 +20,7 @@ import trio
 from engine.app import App
 from engine.config import Config
 from engine.errors import EngineError, StartupError
+from engine.transport import background
 from engine.transport.connection import Connection, Surroundings
 from engine.transport.listen import accept_forever, open_listeners
 from engine.transport.stream import format_address
@@ -68,6 +69,7 @@ class Server:
         self.tls_addresses: list[str] = []
         self._tls: TlsHandshakes | None = None
         self._watchdog = Watchdog()
+        self._background: background.Background  # while it runs
         self._connections: set[Connection] = set()
         self._admitted = 0  # accepted sockets, counted before their tasks have run
         self._connection_ids = count(1)
@@ -101,6 +103,7 @@ class Server:
             listeners = await self._listen(stack)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watchdog.run)
+                self._background = background.Background(nursery, self._watchdog)
                 try:
                     await self._serve(nursery, listeners, tls, task_status)
                 finally:
@@ -203,6 +206,7 @@ class Server:
 
     async def _run(self, connection: Connection) -> None:
         self._connections.add(connection)
+        token = background.current.set(self._background)
         try:
             if self.phase is Phase.SERVING:
                 await connection.run()
@@ -210,6 +214,7 @@ class Server:
                 connection.drain()
                 await connection.run()
         finally:
+            background.current.reset(token)
             self._connections.discard(connection)
             changed, self._changed = self._changed, trio.Event()
             changed.set()
@@ -220,10 +225,11 @@ class Server:
             _log.info("draining %d connections", len(self._connections))
         for connection in list(self._connections):
             connection.drain()
+        self._background.drain()
         with self._stop_scope:
             with trio.move_on_after(self.config.server.graceful_timeout):
                 await self._no_connections()
-        if not self._connections:
+        if not self._connections and not len(self._background):
             return
         _log.warning(
             "%d connections still open after server.graceful_timeout (%g s); cancelling them",
@@ -232,12 +238,14 @@ class Server:
         )
         for connection in list(self._connections):
             connection.stop()
+        self._background.stop()
         with trio.move_on_after(_HARD_STOP if not self._stop_scope.cancel_called else 0):
             await self._no_connections()
 
     async def _no_connections(self) -> None:
         while self._connections:
             await self._changed.wait()
+        await self._background.idle()
 
 
 async def serve(

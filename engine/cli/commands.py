@@ -1,4 +1,4 @@
-"""The commands: `serve`, `routes`, `proto generate`."""
+"""The commands: `serve`, `routes`, `hub …`, `proto generate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 import trio
 
 import engine
-from engine.cli import welcome
+from engine.cli import hub, welcome
 from engine.cli.settings import build_config, setting_options
 from engine.cli.target import DEMO, load_app
 from engine.observe import log
@@ -64,6 +64,9 @@ def _table(infos: Iterable[RouteInfo]) -> list[str]:
     rows += [(info.kind, ",".join(info.methods) or "-", info.path, info.name, info.detail) for info in infos]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+cli.add_command(hub.hub)
 
 
 @cli.group()

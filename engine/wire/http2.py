@@ -124,9 +124,7 @@ class Http2Core(Http2Sender[_Stream]):
         enable_connect_protocol: server: offer extended CONNECT (RFC 8441).
     """
 
-    def __init__(
-        self, config: Http2Config, *, client: bool = False, enable_connect_protocol: bool = False
-    ) -> None:
+    def __init__(self, config: Http2Config, *, client: bool = False, enable_connect_protocol: bool = False) -> None:
         self._extended_connect = enable_connect_protocol and not client  # immutable
         self._h2_config = H2Configuration(
             client_side=client,
