@@ -13,6 +13,7 @@ from engine import App, Config, Request, Response, StreamingResponse, WebSocket
 from engine.demo.chat import ChatHub
 from engine.demo.greeter import Greeter
 from engine.errors import HTTPError
+from examples.conformance.hub import mount_all
 
 MAX_BYTES = 10_000_000
 CHUNK = bytes(64 * 1024)
@@ -25,6 +26,7 @@ config = Config().replace(
 app = App(config)
 app.add_service(Greeter())
 app.hub("/chathub")(ChatHub)
+mount_all(app)
 
 
 @app.route("/")
