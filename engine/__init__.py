@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from engine.http.request import Request
     from engine.http.response import Response, StreamingResponse
     from engine.server import serve
-    from engine.signalr.hub import Hub
+    from engine.signalr.client.connection import HubConnection
+    from engine.signalr.filters import HubFilter
+    from engine.signalr.hub import Hub, HubContext, authorize, hub_method
     from engine.transport.callbacks import StreamProtocol
     from engine.websocket.connection import WebSocket
 
@@ -28,13 +30,18 @@ __all__ = [
     "Channel",
     "Config",
     "Hub",
+    "HubConnection",
+    "HubContext",
+    "HubFilter",
     "Request",
     "Response",
     "StreamProtocol",
     "StreamingResponse",
     "WebSocket",
     "__version__",
+    "authorize",
     "errors",
+    "hub_method",
     "serve",
 ]
 
@@ -46,11 +53,16 @@ _HOMES = {
     "Channel": "engine.grpc.channel",
     "Config": "engine.config",
     "Hub": "engine.signalr.hub",
+    "HubConnection": "engine.signalr.client.connection",
+    "HubContext": "engine.signalr.hub",
+    "HubFilter": "engine.signalr.filters",
     "Request": "engine.http.request",
     "Response": "engine.http.response",
     "StreamProtocol": "engine.transport.callbacks",
     "StreamingResponse": "engine.http.response",
     "WebSocket": "engine.websocket.connection",
+    "authorize": "engine.signalr.hub",
+    "hub_method": "engine.signalr.hub",
     "serve": "engine.server",
 }
 

@@ -30,6 +30,7 @@ from engine.http.response import Response, refuse
 from engine.observe.log import printable
 from engine.routing import Endpoint, ProtocolRoute, RouteInfo, Router, protocol_route
 from engine.signalr.endpoint import HubEndpoint
+from engine.signalr.hub import Hub, HubContext
 from engine.websocket.endpoint import WebSocketEndpoint
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class App:
         self._lifespan = lifespan
         self._router = Router(HttpEndpoint, _NotFound())
         self._grpc = GrpcEndpoint()
+        self._hubs: list[tuple[str, type, HubContext]] = []
         self._exchange_ids = count(1)
         self._grpc_services: list[ServiceBase] = []
 
@@ -145,9 +147,33 @@ class App:
                 raise ConfigError("hub", _name(hub_class), "give a class that derives from engine.Hub")
             endpoint = HubEndpoint(hub_class, path, **options)
             self._router.add_hub(path, endpoint, _name(hub_class))
+            self._hubs.append((path, hub_class, endpoint.context))
             return hub_class
 
         return register
+
+    def hubs(self) -> list[tuple[str, type[Hub]]]:
+        """Paths and classes of all hubs, in the order of their registration."""
+        return [(path, hub_class) for path, hub_class, _ in self._hubs]
+
+    def hub_context(self, hub: type | str) -> HubContext:
+        """Send to a hub's clients from outside of it: an HTTP route, a gRPC handler, a background task.
+
+        Args:
+            hub: the class, or the path where it is mounted more than once.
+
+        Raises:
+            ConfigError: there is no such hub, or more than one.
+        """
+        found = [(path, context) for path, hub_class, context in self._hubs if hub in (path, hub_class)]
+        if len(found) == 1:
+            return found[0][1]
+        if found:
+            raise ConfigError(
+                "hub", _name(hub), f"it is mounted at {', '.join(path for path, _ in found)}; give a path"
+            )
+        known = ", ".join(path for path, _, _ in self._hubs) or "none"
+        raise ConfigError("hub", hub if isinstance(hub, str) else _name(hub), f"it is not mounted; known: {known}")
 
     def protocol(
         self, address: int | str, factory: Callable[[], StreamProtocol], *, tls: bool = False

@@ -34,6 +34,8 @@ __all__ = [
 KIB = 1024
 MIB = 1024 * 1024
 
+SLOW_CLIENT_POLICIES = ("close", "drop_oldest", "drop_newest")
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -259,14 +261,32 @@ class SignalRConfig:
     keep_alive_interval: float = 15.0  # KeepAliveInterval
     client_timeout: float = 30.0  # ClientTimeoutInterval
     handshake_timeout: float = 15.0  # HandshakeTimeout
-    disconnect_timeout: float = 15.0  # DisconnectTimeout: negotiated, but no transport came
+    disconnect_timeout: float = 15.0  # DisconnectTimeout: no transport came, no poll, or none after a cut
+    long_poll_timeout: float = 90.0  # LongPolling.PollTimeout: an empty answer after so long
     parallel_invocations: int = 1  # MaximumParallelInvocationsPerClient
     max_pending_invocations: int = 64  # received and not yet started; reading pauses at it
     max_negotiated: int = 10_000  # tokens given out that no transport has claimed yet
+    max_early_data: int = 16 * KIB  # posted with one token before a transport is open; a handshake is 40 bytes
     max_groups: int = 1_000  # that one connection may be a member of
+    stream_buffer_capacity: int = 10  # StreamBufferCapacity: items of an upload that wait before reading slows down
+    max_upload_backlog: int = 4 * MIB  # unread items of all uploads of a connection; then the growing one fails
+    max_streams: int = 1_000  # of one connection at once, in both directions together
+    invocation_rate: float = math.inf  # a second from one connection; more are refused
+    invocation_burst: int = 100  # that may come at once within that rate
+    client_result_timeout: float = 60.0  # ASP.NET Core waits for ever; a method that asks may choose its own
+    stateful_reconnect: bool = True  # AllowStatefulReconnects: for clients that ask for it
+    resume_buffer_size: int = 100_000  # StatefulReconnectBufferSize: unacknowledged bytes before senders wait
+    close_on_authentication_expiration: bool = False  # CloseOnAuthenticationExpiration
+    authentication_refresh: bool = False  # EnableAuthenticationRefresh: POST PATH/refresh with a new token
+    minimum_negotiate_version: int = 0  # MinimumProtocolVersion
+    slow_client: str = "close"  # broadcasts beyond server.outbox_size: close, drop_oldest or drop_newest
+    cors_origins: tuple[str, ...] = ()  # origins whose pages may use the hub, with credentials; "*" for all
 
     def __post_init__(self) -> None:
-        _positive("signalr", self)
+        _positive("signalr", self, zero=("minimum_negotiate_version",))
+        if self.slow_client not in SLOW_CLIENT_POLICIES:
+            known = ", ".join(SLOW_CLIENT_POLICIES)
+            raise ConfigError("signalr.slow_client", self.slow_client, f"give one of {known}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,12 +189,12 @@ class Router:
         self._infos.append(RouteInfo("websocket", path, (), name, detail))
 
     def add_hub(self, path: str, endpoint: Endpoint, name: str, detail: str = "") -> None:
-        """Let `endpoint` answer everything on `path` and on `path/negotiate`.
+        """Let `endpoint` answer everything on `path`, `path/negotiate` and `path/refresh`.
 
         Raises:
-            ConfigError: one of the two paths is taken.
+            ConfigError: one of the paths is taken.
         """
-        for each in (path, path.rstrip("/") + "/negotiate"):
+        for each in (path, path.rstrip("/") + "/negotiate", path.rstrip("/") + "/refresh"):
             self._claim(each, ["all"], "hub", name).exclusive = endpoint
         self._infos.append(RouteInfo("hub", path, (), name, detail))
 

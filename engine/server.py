@@ -22,6 +22,7 @@ import trio
 from engine.app import App
 from engine.config import Config
 from engine.errors import ConfigError, EngineError, StartupError
+from engine.transport import background
 from engine.transport.callbacks import StreamProtocol
 from engine.transport.connection import Connection, Surroundings
 from engine.transport.listen import accept_forever, open_listeners, open_unix_listener
@@ -95,6 +96,7 @@ class Server:
         self._tls: TlsHandshakes | None = None
         self._watchdog = Watchdog()
         self._poller: Poller | None = None
+        self._background: background.Background  # while it runs
         self._connections: set[Connection] = set()
         self._accepted = 0  # connections so far
         self._admitted = 0  # accepted sockets, counted before their tasks have run
@@ -134,12 +136,15 @@ class Server:
             listeners = await self._listen(stack)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watchdog.run)
+                self._background = background.Background(nursery, self._watchdog)
+                token = background.current.set(self._background)  # for exchanges that the poller's task starts
                 if self.config.server.shared_poller and Poller.available:
                     self._poller = Poller(self.config.server.busy_poll)
                     nursery.start_soon(self._poller.run)
                 try:
                     await self._serve(nursery, listeners, tls, task_status)
                 finally:
+                    background.current.reset(token)
                     self.phase = Phase.STOPPED
                     self.app.ready = False
                     nursery.cancel_scope.cancel()
@@ -259,6 +264,7 @@ class Server:
     async def _run(self, connection: Connection) -> None:
         self._connections.add(connection)
         self._accepted += 1
+        token = background.current.set(self._background)
         try:
             if self.phase is Phase.SERVING:
                 await connection.run()
@@ -266,6 +272,7 @@ class Server:
                 connection.drain()
                 await connection.run()
         finally:
+            background.current.reset(token)
             self._connections.discard(connection)
             changed, self._changed = self._changed, trio.Event()
             changed.set()
@@ -276,16 +283,18 @@ class Server:
             _log.info("draining %d connections", len(self._connections))
         for connection in list(self._connections):
             connection.drain()
+        self._background.drain()
         with self._stop_scope:
             with trio.move_on_after(self.config.server.graceful_timeout):
                 await self.wait_until_idle()
-        if not self._connections:
+        if not self._connections and not len(self._background):
             return
         grace = self.config.server.graceful_timeout
         why = "at once" if self._stop_scope.cancel_called else f"after server.graceful_timeout ({grace:g} s)"
         _log.warning("cancelling %d open connections %s", len(self._connections), why)
         for connection in list(self._connections):
             connection.stop()
+        self._background.stop()
         with trio.move_on_after(_HARD_STOP if not self._stop_scope.cancel_called else 0):
             await self.wait_until_idle()
 
@@ -293,6 +302,7 @@ class Server:
         """Wait until no connection is open. A checkpoint where it waits."""
         while self._connections:
             await self._changed.wait()
+        await self._background.idle()
 
 
 async def serve(

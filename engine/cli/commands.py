@@ -1,4 +1,4 @@
-"""The commands: `serve`, `routes`, `proto generate`, and the way to `call`."""
+"""The commands: `serve`, `routes`, `proto generate`, and the ways to `call` and `hub …`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 import trio
 
 import engine
-from engine.cli import welcome
+from engine.cli import hub, welcome
 from engine.cli.settings import build_config, setting_options
 from engine.cli.target import DEMO, load_app
 from engine.observe import log
@@ -74,6 +74,9 @@ def call(arguments: tuple[str, ...]) -> int:
 
     result = command.main(list(arguments), prog_name="python -m engine call", standalone_mode=False)
     return result if isinstance(result, int) else 0
+
+
+cli.add_command(hub.hub)
 
 
 @cli.group()

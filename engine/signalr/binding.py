@@ -2,6 +2,9 @@
 
 Owns: discovery at start-up, names, and the decoders made from annotations. Never calls a method.
 
+Parameters annotated as `AsyncIterator[T]` (or AsyncIterable, AsyncGenerator) are streams that the
+client sends; they take no place among the arguments.
+
 A method is callable when it is a public function of the hub class or of its bases below `Hub`. Names
 match without case and underscores: `send_message` = `SendMessage` = `sendMessage`. In texts for
 clients a method goes by its wire name: what `@hub_method` gave, else its own name in PascalCase.
@@ -12,7 +15,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +26,10 @@ from engine.wire.signalr.messages import BindingError, HubProtocol
 if typing.TYPE_CHECKING:
     import msgspec
 
+    from engine.signalr.uploads import Upload
+
 _WIRE_NAME = "__hub_method_name__"
+_CHECKS = "__hub_method_checks__"
 _STREAMS = (AsyncGenerator, AsyncIterable, AsyncIterator)
 _MAX_NAME = 256  # of a target that is looked up at all; .NET's identifiers end at 511 characters
 
@@ -38,11 +44,15 @@ class HubMethod:
 
     wire_name: str
     function: Callable[..., Any]  # takes the hub object first
-    parameters: tuple[Any, ...]  # their annotations
+    parameters: tuple[Any, ...]  # their annotations, without those that are streams
     required: int  # of them, those without a default
     is_async: bool  # a coroutine function
     is_stream: bool  # its results are a stream
     is_immediate: bool  # a plain function with one result: it can run without a task of its own
+    streams: tuple[tuple[int, Any], ...] = ()  # parameters that clients stream: which, and the type of their items
+    checks: tuple[Callable[[Any], bool], ...] = ()  # who may call it
+    is_plain: bool = True  # no streams in or out, and no checks: arguments that fit are all it needs
+    _item_decoders: dict[str, tuple[Callable[[msgspec.Raw], Any], ...]] = field(default_factory=dict)
     _decoders: dict[tuple[str, int], Callable[[msgspec.Raw], tuple[Any, ...]]] = field(default_factory=dict)
 
     def prepare(self, protocol: HubProtocol) -> None:
@@ -52,6 +62,26 @@ class HubMethod:
             ConfigError: an annotation that cannot be decoded into.
         """
         self._decoder(protocol, len(self.parameters))
+        try:
+            self._item_decoders[protocol.name] = tuple(protocol.decoder(each) for _, each in self.streams)
+        except TypeError as error:
+            raise self._undecodable(error) from None
+
+    def with_uploads(self, arguments: tuple[Any, ...], protocol: HubProtocol, uploads: Sequence[Upload]) -> list[Any]:
+        """All that the method takes, in its order; the items of the uploads have their types now."""
+        everything = list(arguments)
+        decoders = self._item_decoders[protocol.name]
+        for upload, (index, _), decode in zip(uploads, self.streams, decoders, strict=True):
+            upload.decode_with(decode)
+            everything.insert(index, upload)
+        return everything
+
+    def _undecodable(self, error: TypeError) -> ConfigError:
+        return ConfigError(
+            f"hub method {self.function.__qualname__}",
+            None,
+            f"an argument cannot be decoded: {error}; annotate with types that msgspec knows",
+        )
 
     def bind(self, protocol: HubProtocol, arguments: msgspec.Raw) -> tuple[Any, ...]:
         """Decode the arguments of an invocation, once, straight into the annotated types.
@@ -78,11 +108,7 @@ class HubMethod:
             try:
                 decoder = protocol.argument_decoder(self.parameters[:count])
             except TypeError as error:
-                raise ConfigError(
-                    f"hub method {self.function.__qualname__}",
-                    None,
-                    f"an argument cannot be decoded: {error}; annotate with types that msgspec knows",
-                ) from None
+                raise self._undecodable(error) from None
             self._decoders[protocol.name, count] = decoder
         return decoder
 
@@ -143,6 +169,17 @@ def rename(function: Callable[..., Any], name: str) -> None:
     setattr(function, _WIRE_NAME, name)
 
 
+def restrict(target: Any, check: Callable[[Any], bool]) -> None:
+    """Add a check to a function or hub class (`@authorize`)."""
+    setattr(target, _CHECKS, (*target.__dict__.get(_CHECKS, ()), check))
+
+
+def _checks(function: Callable[..., Any], hub_class: type) -> tuple[Callable[[Any], bool], ...]:
+    """Those of the class and of its bases, then the method's own."""
+    of_classes = [check for each in reversed(hub_class.__mro__) for check in each.__dict__.get(_CHECKS, ())]
+    return (*of_classes, *function.__dict__.get(_CHECKS, ()))
+
+
 def _key(name: str) -> str:
     return name.replace("_", "").lower()
 
@@ -159,17 +196,25 @@ def _describe(wire_name: str, function: types.FunctionType, hub_class: type) -> 
         if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             raise ConfigError(where, None, f"parameter {parameter} cannot come from a wire; use plain parameters")
     hints = _hints(inner, {each.name for each in parameters}, hub_class, where)
-    annotations = tuple(hints.get(each.name, Any) for each in parameters)
+    annotations = [hints.get(each.name, Any) for each in parameters]
+    streams = tuple((index, _item_type(each)) for index, each in enumerate(annotations) if _is_stream(each))
+    plain = [each for each in parameters if not _is_stream(hints.get(each.name, Any))]
+    # With streams between them, arguments that are left out cannot be told from the place of what follows.
+    required = len(plain) if streams else sum(each.default is each.empty for each in plain)
     is_async = inspect.iscoroutinefunction(inner)
     is_stream = inspect.isasyncgenfunction(inner) or _returns_stream(inner, hub_class)
+    checks = _checks(inner, hub_class)
     return HubMethod(
         wire_name=wire_name,
         function=function,
-        parameters=annotations,
-        required=sum(each.default is each.empty for each in parameters),
+        parameters=tuple(each for each in annotations if not _is_stream(each)),
+        required=required,
         is_async=is_async,
         is_stream=is_stream,
-        is_immediate=not is_async and not is_stream,
+        is_immediate=not (is_async or is_stream or streams),
+        streams=streams,
+        checks=checks,
+        is_plain=not (is_stream or streams or checks),
     )
 
 
@@ -190,4 +235,12 @@ def _returns_stream(function: Callable[..., Any], hub_class: type) -> bool:
         hint = _hints(function, {"return"}, hub_class, "").get("return")
     except ConfigError:
         return False  # nobody needs the type of a result
+    return _is_stream(hint)
+
+
+def _is_stream(hint: Any) -> bool:
     return (typing.get_origin(hint) or hint) in _STREAMS
+
+
+def _item_type(hint: Any) -> Any:
+    return next(iter(typing.get_args(hint)), Any)

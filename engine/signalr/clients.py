@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from engine.signalr.filters import FilterChain, OutgoingMessage
 from engine.signalr.lifetime import OutgoingCall
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ __all__ = ["CallerClients", "ClientProxy", "HubClients", "SingleClientProxy"]
 class ClientProxy:
     """Some receivers."""
 
-    __slots__ = ("_deliver",)
+    __slots__ = ("_deliver", "_filters")
 
-    def __init__(self, deliver: Callable[[OutgoingCall], Awaitable[None]]) -> None:
+    def __init__(self, deliver: Callable[[OutgoingCall], Awaitable[None]], filters: FilterChain) -> None:
         self._deliver = deliver
+        self._filters = filters
 
     async def send(self, method: str, /, *arguments: Any) -> None:
         """Call a method of all receivers; returns when the message is in their outboxes.
@@ -35,7 +37,13 @@ class ClientProxy:
         Raises:
             TypeError, ValueError: an argument cannot be encoded.
         """
-        await self._deliver(OutgoingCall(method, arguments))
+        if self._filters.send is None:
+            await self._deliver(OutgoingCall(method, arguments))
+        else:
+            await self._filters.send(OutgoingMessage(method, arguments), self._deliver_filtered)
+
+    async def _deliver_filtered(self, message: OutgoingMessage) -> None:
+        await self._deliver(OutgoingCall(message.method, message.arguments))
 
 
 class SingleClientProxy(ClientProxy):
@@ -43,8 +51,10 @@ class SingleClientProxy(ClientProxy):
 
     __slots__ = ("_connection_id", "_manager", "_slot")
 
-    def __init__(self, manager: HubLifetimeManager, connection_id: str, slot: Slot | None) -> None:
-        super().__init__(lambda call: manager.send_connections(call, (connection_id,)))
+    def __init__(
+        self, manager: HubLifetimeManager, filters: FilterChain, connection_id: str, slot: Slot | None
+    ) -> None:
+        super().__init__(lambda call: manager.send_connections(call, (connection_id,)), filters)
         self._manager = manager
         self._connection_id = connection_id
         self._slot = slot
@@ -58,39 +68,47 @@ class SingleClientProxy(ClientProxy):
         Raises:
             HubError: the client answered with an error.
             ConnectionClosed: it is not there, or went away.
+            LimitExceeded: it did not answer within `signalr.client_result_timeout`.
         """
         if self._slot is not None:
             self._slot.release()
-        return await self._manager.invoke(self._connection_id, method, arguments, result_type)
+        if self._filters.send is None:
+            return await self._manager.invoke(self._connection_id, method, arguments, result_type)
+
+        async def ask(message: OutgoingMessage) -> Any:
+            return await self._manager.invoke(self._connection_id, message.method, message.arguments, result_type)
+
+        return await self._filters.send(OutgoingMessage(method, arguments, wants_result=True), ask)
 
 
 class HubClients:
     """The receivers that can be named from anywhere."""
 
-    __slots__ = ("_manager", "_slot")
+    __slots__ = ("_filters", "_manager", "_slot")
 
-    def __init__(self, manager: HubLifetimeManager, slot: Slot | None = None) -> None:
+    def __init__(self, manager: HubLifetimeManager, filters: FilterChain, slot: Slot | None = None) -> None:
         self._manager = manager
+        self._filters = filters
         self._slot = slot
 
     @property
     def all(self) -> ClientProxy:
         """Every connection."""
-        return ClientProxy(self._manager.send_all)
+        return ClientProxy(self._manager.send_all, self._filters)
 
     def all_except(self, connection_ids: Iterable[str]) -> ClientProxy:
         """Every connection but these."""
         excluded, manager = _ids(connection_ids), self._manager
-        return ClientProxy(lambda call: manager.send_all(call, excluded))
+        return ClientProxy(lambda call: manager.send_all(call, excluded), self._filters)
 
     def client(self, connection_id: str) -> SingleClientProxy:
         """One connection."""
-        return SingleClientProxy(self._manager, connection_id, self._slot)
+        return SingleClientProxy(self._manager, self._filters, connection_id, self._slot)
 
     def clients(self, connection_ids: Iterable[str]) -> ClientProxy:
         """These connections."""
         wanted, manager = _ids(connection_ids), self._manager
-        return ClientProxy(lambda call: manager.send_connections(call, wanted))
+        return ClientProxy(lambda call: manager.send_connections(call, wanted), self._filters)
 
     def group(self, group: str) -> ClientProxy:
         """The members of a group."""
@@ -99,12 +117,12 @@ class HubClients:
     def groups(self, groups: Iterable[str]) -> ClientProxy:
         """The members of these groups; a member of several gets the message once."""
         wanted, manager = _ids(groups), self._manager
-        return ClientProxy(lambda call: manager.send_groups(call, wanted))
+        return ClientProxy(lambda call: manager.send_groups(call, wanted), self._filters)
 
     def group_except(self, group: str, connection_ids: Iterable[str]) -> ClientProxy:
         """The members of a group but these connections."""
         excluded, manager = _ids(connection_ids), self._manager
-        return ClientProxy(lambda call: manager.send_groups(call, (group,), excluded))
+        return ClientProxy(lambda call: manager.send_groups(call, (group,), excluded), self._filters)
 
     def user(self, user_id: str) -> ClientProxy:
         """All connections of a user."""
@@ -113,7 +131,7 @@ class HubClients:
     def users(self, user_ids: Iterable[str]) -> ClientProxy:
         """All connections of these users."""
         wanted, manager = _ids(user_ids), self._manager
-        return ClientProxy(lambda call: manager.send_users(call, wanted))
+        return ClientProxy(lambda call: manager.send_users(call, wanted), self._filters)
 
 
 class CallerClients(HubClients):
@@ -122,7 +140,7 @@ class CallerClients(HubClients):
     __slots__ = ("_connection",)
 
     def __init__(self, connection: HubConnection, slot: Slot | None) -> None:
-        super().__init__(connection.hub.manager, slot)
+        super().__init__(connection.hub.manager, connection.hub.filters, slot)
         self._connection = connection
 
     @property

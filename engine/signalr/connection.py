@@ -1,7 +1,7 @@
 """One hub connection, from the first byte of its handshake to `on_disconnected`.
 
-Owns: the connection's state, keep-alive, the client's time-out and every Close message. Never knows
-what carries the bytes (a `HubTransport` does) nor how methods run (the `Dispatcher` does).
+Owns: the connection's state and every Close message. Never knows what carries the bytes (a
+`HubTransport` does), how methods run (the `Dispatcher` does) nor what time it is (`Liveness` does).
 
 Theory of operation. The transport calls `receive` synchronously with what arrived. The handshake,
 pings, completions, cancels and closes are handled right there, whatever methods are running;
@@ -11,7 +11,8 @@ runs `on_connected`, is the dispatcher's first slot, and runs `on_disconnected`.
 It ends by the client (a Close, or a clean end of the transport: what was received before still runs,
 within a short grace), by `close` (our decision: a Close message, running methods are cancelled), by
 `start_draining` (the server stops: running methods finish, then Close with allowReconnect), or
-because the client is lost, which cancels `run` itself.
+because the client is lost. With stateful reconnect a lost WebSocket is no lost client: `reattached`
+tells that another one took its place.
 
 Spec: docs/specs/HubProtocol.md; HubConnectionContext.cs, HubConnectionHandler.cs.
 """
@@ -19,19 +20,23 @@ Spec: docs/specs/HubProtocol.md; HubConnectionContext.cs, HubConnectionHandler.c
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import trio
 
-from engine.errors import ConnectionClosed, HubError, LimitExceeded, LimitKind, RemoteProtocolError
+from engine.errors import ConnectionClosed, HubError, LimitExceeded, LimitKind
 from engine.signalr import texts
+from engine.signalr.backlog import HIGH_WATER, Backlog
+from engine.signalr.client_results import ClientResults
 from engine.signalr.dispatcher import Dispatcher, Slot
-from engine.signalr.hub import Hub, HubContext
+from engine.signalr.hub import Hub, HubCallerContext
+from engine.signalr.liveness import Liveness
+from engine.signalr.resume import ResumableTransport
 from engine.wire.signalr.handshake import CANCELED, HandshakeReader, HandshakeRefused
 from engine.wire.signalr.messages import (
+    Ack,
     CancelInvocation,
     Close,
     Completion,
@@ -40,16 +45,18 @@ from engine.wire.signalr.messages import (
     Malformed,
     MessageReader,
     Ping,
+    SequenceStart,
     StreamInvocation,
+    StreamItem,
 )
 
 if TYPE_CHECKING:
     from engine.config import SignalRConfig
+    from engine.signalr.auth import User
     from engine.signalr.lifetime import OutgoingCall
     from engine.signalr.runtime import HubRuntime
     from engine.signalr.transports import HubTransport
     from engine.transport.exchange import RequestHead
-    from engine.transport.watchdog import Timer
 
 _log = logging.getLogger("engine.signalr")
 
@@ -69,32 +76,29 @@ class State(Enum):
 _SENDING = frozenset((State.OPEN, State.DRAINING))
 
 
-class _ClientCall:
-    """A client's result that somebody waits for."""
-
-    __slots__ = ("completion", "done", "error")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.completion: Completion | None = None
-        self.error: Exception | None = None
-
-
 class HubConnection:
     """See the module.
 
     Attributes:
         connection_id: public.
+        user: who the client is now; None for an anonymous one.
+        user_id: who it was when the connection began: what `clients.user` goes by.
         groups: what it is a member of; the lifetime manager's.
         protocol: the encoding that the handshake chose.
     """
 
     protocol: HubProtocol
     transport: HubTransport
-    context: HubContext
+    context: HubCallerContext
 
     def __init__(
-        self, hub: HubRuntime, head: RequestHead, connection_id: str, user_id: str | None, outbox_size: int
+        self,
+        hub: HubRuntime,
+        head: RequestHead,
+        connection_id: str,
+        user_id: str | None,
+        outbox_size: int,
+        user: User | None = None,
     ) -> None:
         # immutable
         self.hub = hub
@@ -109,29 +113,47 @@ class HubConnection:
         self._handshake: HandshakeReader
         self._in_batch = False  # inside `receive`, which flushes once at its end
         self._batch_wrote = False
-        self._heard = 0.0  # when something was received; kept once the client's time-out is armed
-        self._sent = 0.0  # when something was written
-        self._calls: dict[str, _ClientCall] = {}
+        self._holds: set[object] = set()  # who wants nothing read for now
+        self._results = ClientResults()
         # owned by whoever ends it
         self._error: Exception | None = None  # for on_disconnected
         self._goodbye: bytes | None = None  # a Close that waits for the dispatcher to finish
         # owned by the connection task
         self.groups: set[str] = set()
-        self._dispatcher = Dispatcher(self, hub.settings.parallel_invocations, hub.settings.max_pending_invocations)
+        self._dispatcher = Dispatcher(self, hub.settings)
         self._handshaken = trio.Event()
         self._scope = trio.CancelScope()
-        self._timer: Timer  # the handshake's time-out, then keep-alive
-        self._client_timer: Timer | None = None
+        self._liveness: Liveness
+        self._resume: ResumableTransport | None = None  # once stateful reconnect is in use
+        # owned by whoever authenticates
+        self.user = user
+        # owned by whoever writes; only where broadcasts to a slow client are dropped, the oldest first
+        self._backlog = Backlog(outbox_size) if hub.settings.slow_client == "drop_oldest" else None
 
     def open(self, transport: HubTransport) -> None:
         """Bytes can come from now on."""
         self.transport = transport
-        self.context = HubContext(self)
+        self.context = HubCallerContext(self)
         self._handshake = HandshakeReader(
             self.hub.protocols, transport.formats, self.settings.max_message_size, detailed=self.hub.detailed_errors
         )
-        self._timer = transport.timer(self._time_out)
-        self._timer.set(trio.current_time() + self.settings.handshake_timeout)
+        self._liveness = Liveness(self, self.settings, transport)
+        self._liveness.watch_expiry(self.user)
+
+    @property
+    def is_open(self) -> bool:
+        """The handshake is done and nobody has ended the connection."""
+        return self._state in _SENDING
+
+    @property
+    def is_over(self) -> bool:
+        """Somebody has ended the connection."""
+        return self._state in (State.CLOSING, State.CLOSED)
+
+    def reattached(self) -> None:
+        """Another WebSocket carries on: half a message that came over the one before is discarded."""
+        self._reader = self.protocol.reader(self.settings.max_message_size)
+        self._liveness.heard = self._liveness.sent = trio.current_time()
 
     # -- the connection's task ------------------------------------------------
 
@@ -153,7 +175,7 @@ class HubConnection:
             with self._scope:
                 welcomed = await self._welcome()
                 if welcomed:
-                    await self._dispatcher.run()
+                    await self._dispatch()
         finally:
             self._say_goodbye()
             # R5: a shield always carries a deadline.
@@ -163,9 +185,19 @@ class HubConnection:
             with trio.move_on_after(self.settings.disconnect_timeout, shield=True):
                 await manager.disconnected(self)
 
+    async def _dispatch(self) -> None:
+        if self._backlog is None:
+            await self._dispatcher.run()
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._backlog.work_off, self.transport)
+            await self._dispatcher.run()
+            nursery.cancel_scope.cancel()
+
     async def _welcome(self) -> bool:
         try:
-            await self.make_hub(None).on_connected()
+            hub, connected = self.make_hub(None), self.hub.filters.connected
+            await (hub.on_connected() if connected is None else connected(hub))
         except Exception as error:  # the invocation barrier
             self.log_error("on_connected", error)
             self.close(error, allow_reconnect=False)
@@ -174,7 +206,8 @@ class HubConnection:
 
     async def _farewell(self) -> None:
         try:
-            await self.make_hub(None).on_disconnected(self._error)
+            hub, disconnected = self.make_hub(None), self.hub.filters.disconnected
+            await (hub.on_disconnected(self._error) if disconnected is None else disconnected(hub, self._error))
         except Exception as error:  # the invocation barrier
             self.log_error("on_disconnected", error)
 
@@ -187,9 +220,9 @@ class HubConnection:
 
     def _forget(self) -> None:
         self._state = State.CLOSED
-        self._timer.clear()
-        if self._client_timer is not None:
-            self._client_timer.clear()
+        self._liveness.stop()
+        if self._backlog is not None:
+            self._backlog.clear()
         self._lose_calls()
 
     # -- receiving ------------------------------------------------------------
@@ -197,8 +230,8 @@ class HubConnection:
     def receive(self, chunks: list[bytes]) -> None:
         """Take what one read brought. Synchronous; never waits for a method."""
         self._in_batch = True
-        if self._client_timer is not None:
-            self._heard = trio.current_time()
+        if self._liveness.armed:
+            self._liveness.heard = trio.current_time()
         for chunk in chunks:
             reader = self._reader
             if reader is None:
@@ -221,12 +254,14 @@ class HubConnection:
         if isinstance(event, HandshakeRefused):
             self._refuse(event)
             return
-        self.transport.use_format(event.protocol.transfer_format)
+        self.transport.use_protocol(event.protocol, event.version)
+        if isinstance(self.transport, ResumableTransport) and self.transport.resumable:
+            self._resume = self.transport
         self.protocol = event.protocol
         self._reader = event.protocol.reader(self.settings.max_message_size)
         self._state = State.OPEN
-        self.send(event.answer)
-        self._timer.set(self._sent + self.settings.keep_alive_interval)
+        self._send_control(event.answer)
+        self._liveness.handshaken()
         self._handshaken.set()
         if event.rest:
             self._reader.receive_data(event.rest)
@@ -234,15 +269,18 @@ class HubConnection:
 
     def _refuse(self, refusal: HandshakeRefused) -> None:
         self._state = State.CLOSED
-        self.transport.write(self.transport.frame(refusal.answer))
+        self.transport.write_control(self.transport.frame(refusal.answer))
         self.transport.close()
         self._handshaken.set()
 
     def _receive_messages(self, reader: MessageReader) -> None:
+        resume = self._resume
         while self._state in _SENDING:
             message = reader.next_event()
             if message is None:
                 return
+            if resume is not None and not isinstance(message, Malformed) and not resume.is_new(message):
+                continue
             kind = type(message)
             if kind is Invocation or kind is StreamInvocation:
                 self._dispatcher.receive(message)  # type: ignore[arg-type]  # mypy cannot narrow by `kind`
@@ -250,16 +288,15 @@ class HubConnection:
                 self._RECEIVE.get(kind, HubConnection._ignore)(self, message)
 
     def _receive_ping(self, _message: Ping) -> None:
-        if self._client_timer is None:
-            self._heard = trio.current_time()
-            self._client_timer = self.transport.timer(self._check_client)
-            self._client_timer.set(self._heard + self.settings.client_timeout)
+        self._liveness.pinged()
+
+    def _receive_item(self, message: StreamItem) -> None:
+        self._dispatcher.uploads.receive(message.invocation_id, message.item)
 
     def _receive_completion(self, message: Completion) -> None:
-        call = self._calls.get(message.invocation_id)
-        if call is not None:
-            call.completion = message
-            call.done.set()
+        if self._dispatcher.uploads.complete(message.invocation_id, message.error):
+            return
+        self._results.complete(message)
 
     def _receive_cancel(self, message: CancelInvocation) -> None:
         self._dispatcher.cancel(message.invocation_id)
@@ -271,16 +308,46 @@ class HubConnection:
     def _receive_malformed(self, message: Malformed) -> None:
         self.fail(message.error)
 
+    def _receive_ack(self, message: Ack) -> None:
+        if self._resume is not None:
+            self._resume.acknowledged(message.sequence_id)
+
+    def _receive_sequence(self, message: SequenceStart) -> None:
+        if self._resume is not None:
+            error = self._resume.start_sequence(message.sequence_id)
+            if error is not None:
+                self.fail(error)
+
     def _ignore(self, _message: object) -> None:
-        """Items of uploads, Ack and Sequence: of nothing that we know of."""
+        """Of nothing that we know of."""
 
     _RECEIVE: dict[type, Callable[[HubConnection, Any], None]] = {  # noqa: RUF012  # a table, never changed
         Ping: _receive_ping,
+        StreamItem: _receive_item,
         Completion: _receive_completion,
         CancelInvocation: _receive_cancel,
         Close: _receive_close,
+        Ack: _receive_ack,
+        SequenceStart: _receive_sequence,
         Malformed: _receive_malformed,
     }
+
+    def hold_reading(self, reason: object) -> None:
+        """Read nothing more until `release_reading` for all reasons."""
+        if not self._holds:
+            self.transport.pause()
+        self._holds.add(reason)
+
+    def release_reading(self, reason: object) -> None:
+        """This reason is gone. Idempotent."""
+        if reason in self._holds:
+            self._holds.remove(reason)
+            if not self._holds:
+                self.transport.resume()
+
+    def start_soon(self, function: Callable[..., Awaitable[Any]], arguments: Sequence[Any] = ()) -> None:
+        """Run something beside the invocations, until the connection ends."""
+        self._dispatcher.start_soon(function, arguments)
 
     # -- sending --------------------------------------------------------------
 
@@ -294,8 +361,11 @@ class HubConnection:
         if self._state not in _SENDING:
             return
         transport = self.transport
+        if self._backlog is not None and len(self._backlog):
+            self._put_back(self._backlog, transport.frame(payload), droppable=False)
+            return
         transport.write(transport.frame(payload))
-        self._sent = trio.current_time()
+        self._liveness.sent = trio.current_time()
         if self._in_batch:
             self._batch_wrote = True
         elif more or self._dispatcher.more:
@@ -303,8 +373,21 @@ class HubConnection:
         else:
             transport.flush()
 
+    def _send_control(self, payload: bytes) -> None:
+        """`send` for what does not count: the handshake's answer, Ping, Close."""
+        transport = self.transport
+        transport.write_control(transport.frame(payload))
+        self._liveness.sent = trio.current_time()
+        if self._in_batch:
+            self._batch_wrote = True
+        else:
+            transport.flush()
+
     def deliver(self, call: OutgoingCall) -> int:
         """Put a call into the outbox without ever waiting.
+
+        Beyond `server.outbox_size` the connection is closed, or else calls are dropped: see
+        `signalr.slow_client`.
 
         Returns:
             The bytes in the outbox now; more than `server.outbox_size`: the connection was closed for it.
@@ -315,16 +398,35 @@ class HubConnection:
         if self._state not in _SENDING:
             return 0
         transport = self.transport
-        transport.write(call.frame(self, self.protocol))
-        self._sent = trio.current_time()
+        frame = call.frame(self, self.protocol)
+        policy = self.settings.slow_client
+        if policy != "close" and transport.queued > HIGH_WATER and self._deliver_late(frame):
+            return min(transport.queued, self.outbox_size)
+        transport.write(frame)
+        self._liveness.sent = trio.current_time()
         if self._in_batch:
             self._batch_wrote = True
         else:
             transport.flush()
         queued = transport.queued
-        if queued > self.outbox_size:
+        if queued > self.outbox_size and policy == "close":
             self._close_slow(queued)
-        return queued
+        return queued if policy == "close" else min(queued, self.outbox_size)
+
+    def _deliver_late(self, frame: bytes) -> bool:
+        """A call for a client that takes too little; False: there is still room for it."""
+        if self._backlog is not None:
+            self._put_back(self._backlog, frame, droppable=True)
+        elif self.transport.queued + len(frame) > self.outbox_size:
+            self.hub.dropped += 1
+        else:
+            return False
+        return True
+
+    def _put_back(self, backlog: Backlog, frame: bytes, *, droppable: bool) -> None:
+        self.hub.dropped += backlog.put(frame, droppable=droppable)
+        if backlog.size > self.outbox_size:
+            self._close_slow(backlog.size)  # it is not broadcasts that are too much
 
     async def drain(self) -> None:
         """Wait while this client takes too little; returns at once where it is gone."""
@@ -340,60 +442,54 @@ class HubConnection:
         Raises:
             HubError: the client answered with an error.
             ConnectionClosed: it went away.
+            LimitExceeded: it did not answer within `signalr.client_result_timeout`.
         """
         if self._state not in _SENDING:
             raise ConnectionClosed(reason=texts.no_such_connection(self.connection_id))
         payload = self.protocol.invocation(target, arguments, call_id)
-        call = self._calls[call_id] = _ClientCall()
-        try:
-            self.send(payload)
-            await call.done.wait()
-        finally:
-            self._calls.pop(call_id, None)
-        if call.completion is None:
-            raise ConnectionClosed(reason=texts.connection_gone(self.connection_id))
-        if call.completion.error is not None:
-            raise HubError(call.completion.error)
-        if call.completion.result is None:
-            return None
-        try:
-            return self.protocol.decode(call.completion.result, result_type)
-        except (msgspec.ValidationError, RemoteProtocolError) as error:
-            wanted = getattr(result_type, "__name__", str(result_type))
-            raise HubError(f"Error trying to deserialize result to {wanted}. {error}") from None
+        return await self._results.ask(self, call_id, target, payload, result_type)
 
     def _lose_calls(self) -> None:
-        for call in self._calls.values():
-            call.done.set()
+        self._results.lose()
+        self._dispatcher.uploads.fail_all(ConnectionClosed(reason=texts.GONE))
 
     # -- time -----------------------------------------------------------------
 
-    def _time_out(self) -> None:
-        """The handshake is late, or it is time for a ping."""
+    def handshake_late(self) -> None:
+        """The client took too long over its handshake."""
         if self._state is State.HANDSHAKE:
             self._refuse(HandshakeRefused(CANCELED))
-        elif self._state in _SENDING:
-            interval = self.settings.keep_alive_interval
-            due = self._sent + interval
-            if due <= trio.current_time():
-                self.send(self.protocol.ping)
-                self._sent = due  # not now: pings keep their beat however late the timer is
-                due += interval
-            self._timer.set(due)
 
-    def _check_client(self) -> None:
-        if self._state not in _SENDING or self._client_timer is None:
-            return
-        timeout, now = self.settings.client_timeout, trio.current_time()
-        if self._dispatcher.paused:
-            self._heard = now  # it is we who do not read
-        if self._heard + timeout <= now:
-            self.close(
-                LimitExceeded("signalr.client_timeout", timeout, kind=LimitKind.TIMEOUT, what="silence of the client"),
-                allow_reconnect=True,
-            )
+    def send_ping(self) -> None:
+        """Nothing was sent for a while."""
+        self._send_control(self.protocol.ping)
+
+    @property
+    def is_listening(self) -> bool:
+        """What the client sends is read: else it is not its fault that it seems silent."""
+        cut = self._resume is not None and self._resume.current is None  # which has a grace of its own
+        return not (cut or self._holds)
+
+    # -- authentication -------------------------------------------------------
+
+    def authenticated(self, user: User | None) -> None:
+        """The client showed newer credentials; its user id stays what it was."""
+        self.user = user
+        self._liveness.watch_expiry(user)
+
+    async def tell_refreshed(self) -> None:
+        """Call the hub's `on_authentication_refreshed`. Cancellation ends that."""
+        try:
+            await self.make_hub(None).on_authentication_refreshed()
+        except Exception as error:  # the invocation barrier
+            self.log_error("on_authentication_refreshed", error)
+
+    def authentication_expired(self) -> None:
+        """The client is to come back with new credentials."""
+        if self._state is State.HANDSHAKE:
+            self._refuse(HandshakeRefused(CANCELED))
         else:
-            self._client_timer.set(self._heard + timeout)
+            self.close(None, allow_reconnect=True)
 
     # -- the end --------------------------------------------------------------
 
@@ -413,7 +509,10 @@ class HubConnection:
         if error is not None:
             text = texts.closed_with_error(texts.detail(error, detailed=self.hub.detailed_errors))
         self._error = error
-        self.send(self.protocol.close(text, allow_reconnect=allow_reconnect))
+        if self._backlog is not None:
+            while len(self._backlog):
+                self.transport.write(self._backlog.take())
+        self._send_control(self.protocol.close(text, allow_reconnect=allow_reconnect))
         self._state = State.CLOSED
         self.transport.close()
         self._stop()
@@ -461,7 +560,7 @@ class HubConnection:
     def _say_goodbye(self) -> None:
         """The dispatcher has finished: the Close that waited for it."""
         if self._goodbye is not None and self._state in (State.DRAINING, State.CLOSING):
-            self.transport.write(self.transport.frame(self._goodbye))
+            self.transport.write_control(self.transport.frame(self._goodbye))
             self.transport.close(going_away=self._state is State.DRAINING)
         self._state = State.CLOSED
 
@@ -481,7 +580,7 @@ class HubConnection:
 
     def log_error(self, method: str, error: Exception) -> None:
         """Log what left user code, once; what a hub says to its client is not an error of the server."""
-        level = logging.DEBUG if isinstance(error, HubError | ConnectionClosed) else logging.ERROR
+        level = logging.DEBUG if isinstance(error, HubError | ConnectionClosed | LimitExceeded) else logging.ERROR
         if _log.isEnabledFor(level):
             fields = {"hub": self.hub.name, "hub_method": method, "hub_connection": self.connection_id}
             _log.log(

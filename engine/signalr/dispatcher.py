@@ -1,15 +1,16 @@
 """From messages to methods: which invocation runs when, and what its outcome tells the client.
 
-Owns: the queue of invocations of one connection, the slots that run them, streams, cancellation, and
-the invocation barrier. Never reads or frames bytes.
+Owns: the queue of invocations of one connection, the slots that run them, streams both ways,
+cancellation, and the invocation barrier. Never reads or frames bytes.
 
 Theory of operation. `receive` is called by the reader and never waits: it queues an invocation and
 hands it a free slot, if there is one. The first slot belongs to the connection's own task, which
 parks in `run` between invocations; so while one invocation at a time is allowed there is no task per
 invocation, and no switch between those of one batch. A plain `def` method that finds the connection
 idle runs at once, in the reader's task. With `signalr.parallel_invocations` above one, further slots
-are tasks that live while there is work. Streams are tasks of their own and take no slot. An
-invocation that waits for a client's result gives its slot up (`Slot.release`), so that what the
+are tasks that live while there is work. Streams, and invocations with uploads, are tasks of their own
+and take no slot; uploads are open from the moment their invocation arrives (`engine.signalr.uploads`).
+An invocation that waits for a client's result gives its slot up (`Slot.release`), so that what the
 client sends meanwhile is not stuck behind it.
 
 What runs a method here is the invocation barrier, one of the four places that catch Exception.
@@ -20,20 +21,23 @@ Spec: docs/specs/HubProtocol.md, "Invocations"; DefaultHubDispatcher.cs.
 from __future__ import annotations
 
 import inspect
+import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import outcome
 import trio
 
-from engine.errors import RemoteProtocolError
+from engine.errors import HubError, LimitExceeded, LimitKind, RemoteProtocolError
 from engine.signalr import texts
 from engine.signalr.binding import ArgumentsRejected, HubMethod
+from engine.signalr.uploads import Uploads
 from engine.wire.signalr.messages import Invocation, StreamInvocation
 
 if TYPE_CHECKING:
+    from engine.config import SignalRConfig
     from engine.signalr.connection import HubConnection
 
 _HIGH_WATER = 64 * 1024  # bytes queued before an invocation waits; as in `engine.transport.outbox`
@@ -57,12 +61,33 @@ class Slot:
             self._dispatcher.slot_free()
 
 
+class RateLimit:
+    """A bucket of invocations that fills with time."""
+
+    __slots__ = ("_burst", "_filled", "_level", "_rate")
+
+    def __init__(self, settings: SignalRConfig) -> None:
+        self._rate = settings.invocation_rate
+        self._burst = self._level = float(settings.invocation_burst)
+        self._filled = 0.0  # when the level was right
+
+    def take(self, now: float) -> LimitExceeded | None:
+        """Take one, or the reason why not."""
+        self._level = min(self._burst, self._level + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._level < 1:
+            return LimitExceeded("signalr.invocation_rate", self._rate, kind=LimitKind.RATE, what="rate of invocations")
+        self._level -= 1
+        return None
+
+
 class Dispatcher:
     """Runs the invocations of one connection."""
 
     __slots__ = (
         "_cancellable",
         "_connection",
+        "_filtered",
         "_finishing",
         "_idle",
         "_limit",
@@ -70,14 +95,23 @@ class Dispatcher:
         "_nursery",
         "_paused",
         "_pending",
+        "_rate",
         "_running",
+        "_settings",
+        "_streams",
+        "_waiting_tasks",
+        "uploads",
     )
 
-    def __init__(self, connection: HubConnection, parallel_invocations: int, max_pending: int) -> None:
+    def __init__(self, connection: HubConnection, settings: SignalRConfig) -> None:
         # immutable
         self._connection = connection
-        self._limit = parallel_invocations
-        self._max_pending = max_pending
+        self._settings = settings
+        self._filtered = connection.hub.filters.invoke
+        self._limit = settings.parallel_invocations
+        self._max_pending = settings.max_pending_invocations
+        self._rate = None if math.isinf(settings.invocation_rate) else RateLimit(settings)
+        self.uploads = Uploads(connection, settings.stream_buffer_capacity, settings.max_upload_backlog)
         # owned by the reader and the slots, which all are synchronous towards each other
         self._pending: deque[Invocation | StreamInvocation] = deque()
         self._running = 0  # slots in use
@@ -86,18 +120,25 @@ class Dispatcher:
         self._idle: trio.lowlevel.Task | None = None  # the connection's task, parked
         self._nursery: trio.Nursery | None = None
         self._cancellable: dict[str, trio.CancelScope] = {}
+        self._waiting_tasks: list[tuple[Callable[..., Awaitable[Any]], Sequence[Any]]] = []  # before `run`
+        self._streams = 0  # to the client, that run
 
     # -- for the reader -------------------------------------------------------
 
     def receive(self, message: Invocation | StreamInvocation) -> None:
         """Run an invocation, now or in its turn."""
-        if self._finishing:
+        if self._finishing or (self._rate is not None and not self._within_rate(message, self._rate)):
+            return
+        if message.stream_ids and not self._open_uploads(message):
             return
         if not self._pending and self._nursery is not None:
             if isinstance(message, StreamInvocation):
                 self._start_stream(message)
                 return
-            if self._idle is not None and not self._running:
+            if message.stream_ids:
+                self._start_with_uploads(message)
+                return
+            if self._idle is not None and not self._running and self._filtered is None:  # a filter may wait
                 method = self._connection.hub.methods.find(message.target)
                 if method is not None and method.is_immediate:
                     self._invoke_now(message, method)
@@ -105,7 +146,7 @@ class Dispatcher:
         self._pending.append(message)
         if len(self._pending) >= self._max_pending and not self._paused:
             self._paused = True
-            self._connection.transport.pause()
+            self._connection.hold_reading(self)
         self._use_free_slot()
 
     def cancel(self, invocation_id: str) -> None:
@@ -117,13 +158,16 @@ class Dispatcher:
         for message in self._pending:
             if message.invocation_id == invocation_id:
                 self._pending.remove(message)
+                self.uploads.close(message.stream_ids)
                 self._refuse(message, texts.invocation_failed(message.target, ""))
                 return
 
-    @property
-    def paused(self) -> bool:
-        """Reading is paused because too much is pending."""
-        return self._paused
+    def start_soon(self, function: Callable[..., Awaitable[Any]], arguments: Sequence[Any] = ()) -> None:
+        """Run something beside the invocations, until the connection ends; nothing runs once it has ended."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self._run_aside, function, arguments)
+        elif not self._finishing:
+            self._waiting_tasks.append((function, arguments))
 
     @property
     def more(self) -> bool:
@@ -150,6 +194,9 @@ class Dispatcher:
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            for function, arguments in self._waiting_tasks:
+                nursery.start_soon(self._run_aside, function, arguments)
+            self._waiting_tasks.clear()
             try:
                 slot = Slot(self)
                 while not await self._work(slot):
@@ -205,13 +252,19 @@ class Dispatcher:
                 if isinstance(message, StreamInvocation):
                     self._start_stream(message)
                     continue
+                if message.stream_ids:
+                    self._start_with_uploads(message)
+                    continue
+                bound = self._bind(message, stream=False)
+                if bound is None:
+                    continue
                 invocation_id = message.invocation_id
                 if invocation_id is None or invocation_id in cancellable:
-                    await self._invoke(message, slot)
+                    await self._call(message, *bound, slot)
                     continue
                 cancellable[invocation_id] = scope
                 try:
-                    await self._invoke(message, slot)
+                    await self._call(message, *bound, slot)
                 finally:
                     del cancellable[invocation_id]
         finally:
@@ -228,7 +281,7 @@ class Dispatcher:
     def _resume_reading(self) -> None:
         if self._paused:
             self._paused = False
-            self._connection.transport.resume()
+            self._connection.release_reading(self)
 
     async def _park(self) -> bool:
         """Wait for an invocation; True: a slot comes with it."""
@@ -248,17 +301,18 @@ class Dispatcher:
 
     # -- invocations ----------------------------------------------------------
 
-    async def _invoke(self, message: Invocation, slot: Slot) -> None:
+    async def _call(self, message: Invocation, method: HubMethod, arguments: Sequence[Any], slot: Slot | None) -> None:
         """Run one call; its outcome is the completion, whatever the method raises."""
         connection = self._connection
-        bound = self._bind(message, stream=False)
-        if bound is None:
-            return
-        method, arguments = bound
+        filtered = self._filtered
         try:
-            result = method.function(connection.make_hub(slot), *arguments)
-            if method.is_async:
-                result = await result
+            hub = connection.make_hub(slot)
+            if filtered is not None:
+                result = await filtered(hub, method, arguments)
+            else:
+                result = method.function(hub, *arguments)
+                if method.is_async:
+                    result = await result
         except trio.Cancelled:
             self._refuse(message, texts.invocation_failed(method.wire_name, ""))
             raise
@@ -270,7 +324,7 @@ class Dispatcher:
             await connection.drain()
 
     def _invoke_now(self, message: Invocation, method: HubMethod) -> None:
-        """`_invoke` for a plain `def` method, in the reader's task."""
+        """`_call` for a plain `def` method, in the reader's task."""
         bound = self._bind(message, stream=False)
         if bound is None:
             return
@@ -281,34 +335,55 @@ class Dispatcher:
         else:
             self._complete(message, result)
 
-    def _bind(
-        self, message: Invocation | StreamInvocation, *, stream: bool
-    ) -> tuple[HubMethod, tuple[Any, ...]] | None:
+    def _bind(self, message: Invocation | StreamInvocation, *, stream: bool) -> tuple[HubMethod, Sequence[Any]] | None:
         """The method and its arguments, or None where the client was told why not."""
         connection = self._connection
         method = connection.hub.methods.find(message.target)
-        refusal = None
         if method is None:
-            refusal = texts.unknown_method(message.target)
+            refusal: str | None = texts.unknown_method(message.target)
         else:
-            name = method.wire_name
             try:
-                arguments = method.bind(connection.protocol, message.arguments)
+                arguments: Sequence[Any] = method.bind(connection.protocol, message.arguments)
             except ArgumentsRejected as error:
                 detail = f" {error}" if connection.hub.detailed_errors else ""
-                refusal = texts.cannot_invoke(name, detail)
+                refusal = texts.cannot_invoke(method.wire_name, detail)
             except RemoteProtocolError as error:
                 connection.fail(error)
                 return None
             else:
-                if method.is_stream is not stream:
-                    refusal = texts.plain_method(name) if stream else texts.streaming_method(name)
-                elif message.stream_ids:
-                    refusal = texts.wrong_streams(name, len(message.stream_ids), 0)
-                else:
+                if method.is_plain and not stream and not message.stream_ids:
                     return method, arguments
+                refusal = self._refusal(message, method, stream=stream)
+                if refusal is None:
+                    if method.streams:
+                        uploads = [self.uploads.find(each) for each in message.stream_ids]
+                        arguments = method.with_uploads(
+                            tuple(arguments), connection.protocol, [each for each in uploads if each is not None]
+                        )
+                    return method, arguments
+        if message.stream_ids:
+            self.uploads.close(message.stream_ids)
         self._refuse(message, refusal)
         return None
+
+    def _refusal(self, message: Invocation | StreamInvocation, method: HubMethod, *, stream: bool) -> str | None:
+        """Why an invocation whose arguments fit is not run; in the order of ASP.NET Core's checks."""
+        name = method.wire_name
+        if method.checks and not self._is_allowed(method):
+            return texts.unauthorized(name)
+        if method.is_stream is not stream:
+            return texts.plain_method(name) if stream else texts.streaming_method(name)
+        if len(message.stream_ids) != len(method.streams):
+            return texts.wrong_streams(name, len(message.stream_ids), len(method.streams))
+        return None
+
+    def _is_allowed(self, method: HubMethod) -> bool:
+        context = self._connection.context
+        try:
+            return all(check(context) for check in method.checks)
+        except Exception as error:  # the invocation barrier: who cannot be checked may not
+            self._connection.log_error(method.wire_name, error)
+            return False
 
     def _complete(self, message: Invocation, result: Any) -> None:
         if message.invocation_id is None:
@@ -325,16 +400,74 @@ class Dispatcher:
     def _fail(self, message: Invocation, method: HubMethod, error: Exception) -> None:
         connection = self._connection
         connection.log_error(method.wire_name, error)
-        detail = texts.detail(error, detailed=connection.hub.detailed_errors)
+        detail = texts.method_detail(error, detailed=connection.hub.detailed_errors)
         self._refuse(message, texts.invocation_failed(method.wire_name, detail))
 
-    def _refuse(self, message: Invocation | StreamInvocation, text: str) -> None:
+    def _refuse(self, message: Invocation | StreamInvocation, text: str | None) -> None:
         """Answer with an error, unless nobody waits for an answer."""
-        if message.invocation_id is not None:
+        if message.invocation_id is not None and text is not None:
             connection = self._connection
             connection.send(connection.protocol.error(message.invocation_id, text))
 
+    async def _run_aside(self, function: Callable[..., Awaitable[Any]], arguments: Sequence[Any]) -> None:
+        try:
+            await function(*arguments)
+        except Exception as error:  # the invocation barrier: a task that an invocation left behind
+            self._connection.log_error(getattr(function, "__name__", "a background task"), error)
+
+    # -- limits ---------------------------------------------------------------
+
+    def _within_rate(self, message: Invocation | StreamInvocation, rate: RateLimit) -> bool:
+        error = rate.take(trio.current_time())
+        if error is not None:
+            self._refuse(message, texts.cannot_invoke(message.target, f" HubException: {error}"))
+        return error is None
+
+    def _has_room(self, message: Invocation | StreamInvocation, count: int) -> bool:
+        """So many further streams may be open; else the client is told."""
+        limit, observed = self._settings.max_streams, len(self.uploads) + self._streams + count
+        if observed <= limit:
+            return True
+        error = LimitExceeded("signalr.max_streams", limit, observed, kind=LimitKind.CAPACITY, what="open streams")
+        self._refuse(message, texts.cannot_invoke(message.target, f" HubException: {error}"))
+        return False
+
     # -- streams --------------------------------------------------------------
+
+    def _open_uploads(self, message: Invocation | StreamInvocation) -> bool:
+        """Items may be behind the invocation in the same read, long before it runs."""
+        if not self._has_room(message, len(message.stream_ids)):
+            return False
+        try:
+            self.uploads.open(message.stream_ids)
+        except HubError as error:
+            self._refuse(message, texts.invocation_failed(message.target, texts.detail(error, detailed=False)))
+            return False
+        return True
+
+    def _start_with_uploads(self, message: Invocation) -> None:
+        bound = self._bind(message, stream=False)
+        if bound is None:
+            return
+        if self._nursery is None:
+            raise AssertionError("invocations start only while the dispatcher runs")
+        scope = trio.CancelScope()
+        if message.invocation_id is not None:
+            self._cancellable.setdefault(message.invocation_id, scope)
+        self._nursery.start_soon(self._call_with_uploads, message, scope, *bound)
+
+    async def _call_with_uploads(
+        self, message: Invocation, scope: trio.CancelScope, method: HubMethod, arguments: Sequence[Any]
+    ) -> None:
+        """A call that reads streams: in a task of its own, and in no slot."""
+        invocation_id = message.invocation_id
+        try:
+            with scope:
+                await self._call(message, method, arguments, None)
+        finally:
+            if invocation_id is not None and self._cancellable.get(invocation_id) is scope:
+                del self._cancellable[invocation_id]
+            self.uploads.close(message.stream_ids)
 
     def _start_stream(self, message: StreamInvocation) -> None:
         # Synchronous up to here: an id is taken, and can be cancelled, from the moment of its arrival.
@@ -343,31 +476,41 @@ class Dispatcher:
             return
         if message.invocation_id in self._cancellable:
             self._refuse(message, texts.id_in_use(message.invocation_id))
+        elif self._has_room(message, 1):
+            if self._nursery is None:
+                raise AssertionError("streams start only while the dispatcher runs")
+            scope = self._cancellable[message.invocation_id] = trio.CancelScope()
+            self._streams += 1
+            self._nursery.start_soon(self._stream, message, scope, *bound)
             return
-        if self._nursery is None:
-            raise AssertionError("streams start only while the dispatcher runs")
-        scope = self._cancellable[message.invocation_id] = trio.CancelScope()
-        self._nursery.start_soon(self._stream, message.invocation_id, scope, *bound)
+        self.uploads.close(message.stream_ids)
 
     async def _stream(
-        self, invocation_id: str, scope: trio.CancelScope, method: HubMethod, arguments: tuple[Any, ...]
+        self, message: StreamInvocation, scope: trio.CancelScope, method: HubMethod, arguments: Sequence[Any]
     ) -> None:
         """Send the items of one stream; a cancelled one ends without an error."""
-        connection = self._connection
+        connection, invocation_id = self._connection, message.invocation_id
+        filtered = self._filtered
         try:
             with scope:
-                items = method.function(connection.make_hub(None), *arguments)
-                if inspect.isawaitable(items):
-                    items = await items
+                hub = connection.make_hub(None)
+                if filtered is not None:
+                    items = await filtered(hub, method, arguments)
+                else:
+                    items = method.function(hub, *arguments)
+                    if inspect.isawaitable(items):
+                        items = await items
                 await self._send_items(invocation_id, items)
         except Exception as error:  # the invocation barrier
             connection.log_error(method.wire_name, error)
-            text = texts.stream_failed(texts.detail(error, detailed=connection.hub.detailed_errors))
+            text = texts.stream_failed(texts.method_detail(error, detailed=connection.hub.detailed_errors))
             connection.send(connection.protocol.error(invocation_id, text))
         else:
             connection.send(connection.protocol.finished(invocation_id))
         finally:
+            self._streams -= 1
             del self._cancellable[invocation_id]
+            self.uploads.close(message.stream_ids)
 
     async def _send_items(self, invocation_id: str, items: AsyncIterable[Any]) -> None:
         connection, encode = self._connection, self._connection.protocol.stream_item

@@ -1,27 +1,33 @@
 """The class that users derive their hubs from, and what its methods see of the connection.
 
-Owns: `Hub`, its context, and `@hub_method`. A hub object lives for one invocation; state that must
+Owns: `Hub`, the context of its caller, `HubContext` for code outside of hubs, `@hub_method` and
+`@authorize`. A hub object lives for one invocation; state that must
 outlive it goes to `self.context.items`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import LocalProtocolError
-from engine.signalr.binding import rename
-from engine.signalr.clients import CallerClients
+from engine.signalr.binding import rename, restrict
+from engine.signalr.clients import CallerClients, HubClients
+from engine.signalr.groups import Groups
+from engine.signalr.presence import Presence
 
 if TYPE_CHECKING:
+    from engine.signalr.auth import User
     from engine.signalr.connection import HubConnection
     from engine.signalr.dispatcher import Slot
-    from engine.signalr.groups import Groups
+    from engine.signalr.filters import FilterChain
+    from engine.signalr.lifetime import HubLifetimeManager
     from engine.transport.exchange import RequestHead
 
-__all__ = ["Hub", "HubContext", "hub_method"]
+__all__ = ["Hub", "HubCallerContext", "HubContext", "authorize", "hub_method"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def hub_method(*, name: str) -> Callable[[F], F]:
@@ -34,7 +40,43 @@ def hub_method(*, name: str) -> Callable[[F], F]:
     return decorate
 
 
+def authorize(check: Callable[[HubCallerContext], bool]) -> Callable[[T], T]:
+    """Only callers for whom `check` is true may call this method, or any method of this hub class.
+
+    Others are told that they are unauthorized. Several checks must all be true. A check must not wait;
+    an exception in it is logged and refuses the call.
+
+    ```python
+    @authorize(lambda context: context.user_id is not None)
+    async def rename(self, name: str) -> None: ...
+    ```
+    """
+
+    def decorate(target: T) -> T:
+        restrict(target, check)
+        return target
+
+    return decorate
+
+
 class HubContext:
+    """A mounted hub as code outside of it sees it: an HTTP route, a gRPC handler, a background task.
+
+    `app.hub_context(ChatHub)` gives it.
+    """
+
+    __slots__ = ("clients", "groups", "presence")
+
+    def __init__(self, manager: HubLifetimeManager, filters: FilterChain) -> None:
+        self.clients = HubClients(manager, filters)
+        """Whom to send to."""
+        self.groups = Groups(manager)
+        """Add connections to groups and remove them."""
+        self.presence = Presence(manager)
+        """Who is connected."""
+
+
+class HubCallerContext:
     """The connection that an invocation came from; one object for its whole life."""
 
     __slots__ = ("_connection", "connection_id", "items", "request", "transport", "user_id")
@@ -50,7 +92,20 @@ class HubContext:
         self.request: RequestHead = connection.head
         """The HTTP request that started the connection."""
         self.transport: str = connection.transport.kind.value
-        """`WebSockets`."""
+        """`WebSockets`, `ServerSentEvents` or `LongPolling`."""
+
+    @property
+    def user(self) -> User | None:
+        """Who the client is by its latest credentials, with its claims; None for an anonymous one."""
+        return self._connection.user
+
+    def start_soon(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        """Run something in the background for as long as the connection lives; then it is cancelled.
+
+        What it raises is logged and ends nothing else. A hub object works only during its invocation:
+        send with `app.hub_context`, or with proxies taken from `self.clients` before.
+        """
+        self._connection.start_soon(function, arguments)
 
     def abort(self) -> None:
         """End the connection for good: clients do not reconnect by themselves."""
@@ -68,14 +123,15 @@ class Hub:
 
     A coroutine method runs in the connection's task; a plain method runs at once, without a task
     switch, so it must not block; an async generator is a stream. Arguments are converted by
-    annotation, results by `msgspec`. Raise `HubError` for a text that the client may read.
+    annotation, results by `msgspec`; a parameter annotated as `AsyncIterator[T]` is a stream that the
+    client sends, to be read with `async for`. Raise `HubError` for a text that the client may read.
     """
 
     _connection: HubConnection | None = None
     _slot: Slot | None = None
 
     @property
-    def context(self) -> HubContext:
+    def context(self) -> HubCallerContext:
         """The calling connection."""
         return self._bound().context
 
@@ -89,6 +145,11 @@ class Hub:
         """Add connections to groups and remove them."""
         return self._bound().hub.groups
 
+    @property
+    def presence(self) -> Presence:
+        """Who is connected."""
+        return self._bound().hub.presence
+
     async def on_connected(self) -> None:
         """Called once after the handshake, before any invocation; an exception closes the connection."""
 
@@ -98,6 +159,9 @@ class Hub:
         The client is gone: sending to the caller does nothing. Its groups still exist. It is
         cancelled after `signalr.disconnect_timeout`.
         """
+
+    async def on_authentication_refreshed(self) -> None:
+        """Called when the client has shown new credentials in time (`signalr.authentication_refresh`)."""
 
     def _bound(self) -> HubConnection:
         if self._connection is None:

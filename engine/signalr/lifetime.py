@@ -10,17 +10,19 @@ and whoever has let its outbox fill up is closed (`LocalLifetimeManager.slow_clo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from engine.errors import ConnectionClosed, LimitExceeded, LimitKind
+from engine.signalr.presence import PresenceChange, PresenceEvent
 from engine.signalr.texts import no_such_connection
 
 if TYPE_CHECKING:
     from engine.signalr.connection import HubConnection
+    from engine.signalr.presence import PresenceWatch
     from engine.wire.signalr.messages import HubProtocol
 
 _NOBODY: frozenset[str] = frozenset()
@@ -100,6 +102,30 @@ class HubLifetimeManager(ABC):
     async def remove_from_group(self, connection_id: str, group: str) -> None:
         """Idempotent."""
 
+    @abstractmethod
+    async def find_connections(self, group: str | None, user_id: str | None) -> list[str]:
+        """The connection ids in this group and of this user, where they are given."""
+
+    @abstractmethod
+    async def count_connections(self, group: str | None, user_id: str | None) -> int:
+        """How many `find_connections` finds."""
+
+    @abstractmethod
+    async def find_users(self, group: str | None) -> list[str]:
+        """The users with connections, in this group where it is given."""
+
+    @abstractmethod
+    async def groups_of(self, connection_id: str) -> list[str]:
+        """What a connection is a member of."""
+
+    @abstractmethod
+    def add_watch(self, watch: PresenceWatch) -> None:
+        """Offer all changes to it from now on."""
+
+    @abstractmethod
+    def remove_watch(self, watch: PresenceWatch) -> None:
+        """No more."""
+
 
 class LocalLifetimeManager(HubLifetimeManager):
     """All connections live in this process."""
@@ -109,6 +135,7 @@ class LocalLifetimeManager(HubLifetimeManager):
         self._groups: dict[str, dict[str, HubConnection]] = {}
         self._users: dict[str, dict[str, HubConnection]] = {}
         self._call_ids = count(1)
+        self._watches: set[PresenceWatch] = set()
         self.slow_closed = 0  # connections that were closed because they took too little
 
     def __len__(self) -> int:
@@ -119,15 +146,19 @@ class LocalLifetimeManager(HubLifetimeManager):
         self._connections[connection.connection_id] = connection
         if connection.user_id is not None:
             self._users.setdefault(connection.user_id, {})[connection.connection_id] = connection
+        self._tell(PresenceChange.CONNECTED, connection)
 
     async def disconnected(self, connection: HubConnection) -> None:
         connection_id = connection.connection_id
-        self._connections.pop(connection_id, None)
+        if self._connections.pop(connection_id, None) is None:
+            return
         if connection.user_id is not None:
             _discard(self._users, connection.user_id, connection_id)
         for group in connection.groups:
             _discard(self._groups, group, connection_id)
+            self._tell(PresenceChange.LEFT, connection, group)
         connection.groups.clear()
+        self._tell(PresenceChange.DISCONNECTED, connection)
 
     async def send_all(self, call: OutgoingCall, excluded: Collection[str] = _NOBODY) -> None:
         await self._deliver(call, self._connections, excluded)
@@ -173,12 +204,51 @@ class LocalLifetimeManager(HubLifetimeManager):
             )
         connection.groups.add(group)
         self._groups.setdefault(group, {})[connection_id] = connection
+        self._tell(PresenceChange.JOINED, connection, group)
 
     async def remove_from_group(self, connection_id: str, group: str) -> None:
         connection = self._connections.get(connection_id)
-        if connection is not None:
+        if connection is not None and group in connection.groups:
             connection.groups.discard(group)
             _discard(self._groups, group, connection_id)
+            self._tell(PresenceChange.LEFT, connection, group)
+
+    async def find_connections(self, group: str | None, user_id: str | None) -> list[str]:
+        found = self._find(group, user_id)
+        return list(found)
+
+    async def count_connections(self, group: str | None, user_id: str | None) -> int:
+        return len(self._find(group, user_id))
+
+    async def find_users(self, group: str | None) -> list[str]:
+        if group is None:
+            return list(self._users)
+        members = self._groups.get(group, {}).values()
+        return list(dict.fromkeys(each.user_id for each in members if each.user_id is not None))
+
+    async def groups_of(self, connection_id: str) -> list[str]:
+        connection = self._connections.get(connection_id)
+        return [] if connection is None else sorted(connection.groups)
+
+    def add_watch(self, watch: PresenceWatch) -> None:
+        self._watches.add(watch)
+
+    def remove_watch(self, watch: PresenceWatch) -> None:
+        self._watches.discard(watch)
+
+    def _find(self, group: str | None, user_id: str | None) -> Mapping[str, HubConnection]:
+        if user_id is None:
+            return self._connections if group is None else self._groups.get(group, {})
+        of_user = self._users.get(user_id, {})
+        if group is None:
+            return of_user
+        return {key: connection for key, connection in of_user.items() if group in connection.groups}
+
+    def _tell(self, change: PresenceChange, connection: HubConnection, group: str | None = None) -> None:
+        if self._watches:
+            event = PresenceEvent(change, connection.connection_id, connection.user_id, group)
+            for watch in self._watches:
+                watch.offer(event)
 
     async def _deliver(
         self, call: OutgoingCall, receivers: dict[str, HubConnection], excluded: Collection[str] = _NOBODY

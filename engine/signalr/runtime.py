@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.signalr.filters import FilterChain
 from engine.signalr.groups import Groups
 from engine.signalr.lifetime import HubLifetimeManager
+from engine.signalr.presence import Presence
 
 if TYPE_CHECKING:
     from engine.config import SignalRConfig
@@ -27,7 +29,11 @@ class HubRuntime:
     settings: SignalRConfig
     detailed_errors: bool
     manager: HubLifetimeManager
+    filters: FilterChain = field(default_factory=FilterChain)
     groups: Groups = field(init=False)
+    dropped: int = 0  # broadcasts that slow clients did not get, where `signalr.slow_client` drops them
+    presence: Presence = field(init=False)
 
     def __post_init__(self) -> None:
         self.groups = Groups(self.manager)
+        self.presence = Presence(self.manager)

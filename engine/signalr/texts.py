@@ -7,13 +7,15 @@ Spec: DefaultHubDispatcher.cs, HubConnectionHandler.cs, ErrorMessageHelper.cs.
 
 from __future__ import annotations
 
-from engine.errors import HubError
+from engine.errors import HubError, LimitExceeded
 
 NO_SUCH_METHOD = "HubException: Method does not exist."
 TYPES_DO_NOT_FIT = (
     "InvalidDataException: Error binding arguments. Make sure that the types of the provided values match "
     "the types of the hub method being invoked."
 )
+ITEM_DOES_NOT_FIT = "Failed to bind Stream message."
+GONE = "The underlying connection was closed."
 
 
 def detail(error: BaseException, *, detailed: bool) -> str:
@@ -21,6 +23,11 @@ def detail(error: BaseException, *, detailed: bool) -> str:
     if isinstance(error, HubError):
         return f" HubException: {error}"
     return f" {type(error).__name__}: {error}" if detailed else ""
+
+
+def method_detail(error: BaseException, *, detailed: bool) -> str:
+    """`detail` of what left a method: limits are told as well, for the client can keep them."""
+    return f" HubException: {error}" if isinstance(error, LimitExceeded) else detail(error, detailed=detailed)
 
 
 def invocation_failed(method: str, detail: str) -> str:
@@ -61,6 +68,10 @@ def stream_failed(detail: str) -> str:
 
 def id_in_use(invocation_id: str) -> str:
     return f"Invocation ID '{invocation_id}' is already in use."
+
+
+def stream_id_in_use(stream_id: str) -> str:
+    return f"Stream ID '{stream_id}' is already in use."
 
 
 def closed_with_error(detail: str) -> str:

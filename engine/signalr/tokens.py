@@ -10,10 +10,14 @@ from __future__ import annotations
 import base64
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from engine.errors import LimitExceeded, LimitKind
 from engine.wire.signalr.negotiate import TransportKind
+
+if TYPE_CHECKING:
+    from engine.signalr.connection import HubConnection
 
 
 def make_id() -> str:
@@ -28,7 +32,23 @@ class Ticket:
     connection_id: str
     token: str
     expires: float
+    stateful: bool = False  # stateful reconnect was agreed on
     transport: TransportKind | None = None  # once one was opened
+    connection: HubConnection | None = None  # the same
+    early: list[bytes] = field(default_factory=list)  # what was posted before
+
+    def post_early(self, data: bytes, limit: int) -> None:
+        """Keep what the client sends before there is a connection.
+
+        Raises:
+            LimitExceeded: it is too much.
+        """
+        size = sum(map(len, self.early)) + len(data)
+        if size > limit:
+            what = "data posted before a transport is open"
+            raise LimitExceeded("signalr.max_early_data", limit, size, kind=LimitKind.MESSAGE_SIZE, what=what)
+        if data:
+            self.early.append(data)
 
 
 class Tickets:
@@ -44,7 +64,7 @@ class Tickets:
         """Those that wait and those that are open."""
         return len(self._waiting) + len(self._open)
 
-    def issue(self, now: float, *, secret: bool) -> Ticket:
+    def issue(self, now: float, *, secret: bool, stateful: bool = False) -> Ticket:
         """A ticket for a client that negotiates; its token is `secret`, or else the connection id.
 
         Raises:
@@ -56,7 +76,8 @@ class Tickets:
                 "signalr.max_negotiated", self._limit, kind=LimitKind.CAPACITY, what="negotiated connections"
             )
         connection_id = make_id()
-        ticket = Ticket(connection_id, make_id() if secret else connection_id, now + self._lifetime)
+        token = make_id() if secret else connection_id
+        ticket = Ticket(connection_id, token, now + self._lifetime, stateful)
         self._waiting[ticket.token] = ticket
         return ticket
 

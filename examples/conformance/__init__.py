@@ -15,6 +15,7 @@ from engine.demo.greeter import Greeter
 from engine.errors import HTTPError
 from engine.grpc.health import HealthService
 
+from .hub import mount_all
 from .interop import TestService
 from .probe import Probe
 
@@ -33,6 +34,7 @@ for service in (Greeter(), TestService(), Probe(health), health):
     app.add_service(service)
 app.add_reflection()
 app.hub("/chathub")(ChatHub)
+mount_all(app)
 
 
 @app.route("/")

@@ -16,6 +16,7 @@ import trio.testing
 from engine.app import App
 from engine.config import Config
 from engine.signalr.endpoint import HubEndpoint
+from engine.transport.background import Background, current
 from engine.transport.connection import Connection, Surroundings
 from engine.transport.exchange import RequestHead
 from engine.transport.watchdog import Watchdog
@@ -34,6 +35,8 @@ class HubHost:
         self._nursery = nursery
         watchdog = Watchdog()
         nursery.start_soon(watchdog.run)
+        self.background = Background(nursery, watchdog)
+        current.set(self.background)
         self._surroundings = Surroundings(config, self.app.handle, watchdog)
         self._ids = count(1)
 

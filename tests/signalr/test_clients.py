@@ -146,13 +146,13 @@ async def test_users(crowd: Crowd) -> None:
 
 async def test_a_string_where_a_list_is_meant_is_noticed(crowd: Crowd) -> None:
     with pytest.raises(TypeError, match="give a list"):
-        crowd.host.endpoints["/hub"].clients.groups("abc")
+        crowd.host.endpoints["/hub"].context.clients.groups("abc")
 
 
 async def test_code_outside_of_the_hub_sends_too(crowd: Crowd) -> None:
     endpoint = crowd.host.endpoints["/hub"]
-    await endpoint.groups.add(crowd.ids[1], "g")
-    await endpoint.clients.group("g").send("News", 1)
+    await endpoint.context.groups.add(crowd.ids[1], "g")
+    await endpoint.context.clients.group("g").send("News", 1)
     assert await crowd.clients[1].message() == {"type": 1, "target": "News", "arguments": [1]}
 
 

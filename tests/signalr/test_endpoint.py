@@ -87,8 +87,8 @@ async def test_requests_to_an_open_connection_are_refused_and_it_lives() -> None
         assert (await ask(host, f"GET /hub?id={token}", UPGRADE))[0] == 404
 
 
-async def test_transports_that_do_not_exist_are_404_for_a_negotiated_connection() -> None:
-    async with hosting(EchoHub) as host:
+async def test_transports_that_are_off_are_404_for_a_negotiated_connection() -> None:
+    async with hosting(EchoHub, transports=("WebSockets",)) as host:
         token = (await host.negotiate())["connectionToken"]
         _, _, body = await ask(host, f"GET /hub?id={token}")
         assert body == "LongPolling transport not supported by this end point type"

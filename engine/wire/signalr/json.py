@@ -44,6 +44,7 @@ from engine.wire.signalr.messages import (
     StreamItem,
     TransferFormat,
 )
+from engine.wire.signalr.models import decode_model_of_text, encode_model
 
 RECORD_SEPARATOR = b"\x1e"
 
@@ -74,7 +75,7 @@ class _Envelope(msgspec.Struct, gc=False):
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode  # does not look into strings, so it cannot fail on them
-_encode_plain = msgspec.json.Encoder(decimal_format="number").encode
+_encode_plain = msgspec.json.Encoder(decimal_format="number", enc_hook=encode_model).encode
 
 
 # -- parsing -------------------------------------------------------------------
@@ -268,7 +269,7 @@ def encode_value(value: Any) -> bytes:
     """
     encoded = _encode_plain(value)
     if type(value) not in _PLAIN and _LONG_FRACTION.search(encoded) is not None:
-        plain = msgspec.to_builtins(value, builtin_types=(datetime, time, bytes), str_keys=True)
+        plain = msgspec.to_builtins(value, builtin_types=(datetime, time, bytes), str_keys=True, enc_hook=encode_model)
         encoded = _encode_plain(_shorten_times(plain))
     return encoded
 
@@ -298,7 +299,8 @@ class JsonHubProtocol(HubProtocol):
         return JsonMessageReader(max_message_size)
 
     def argument_decoder(self, types: Sequence[Any]) -> Callable[[Raw], tuple[Any, ...]]:
-        decode = msgspec.json.Decoder(tuple[tuple(types)] if types else tuple[()]).decode  # type: ignore[misc]  # a type made at run time
+        wanted: Any = tuple.__class_getitem__(tuple(types))  # a type made at run time
+        decode = msgspec.json.Decoder(wanted, dec_hook=decode_model_of_text).decode
 
         def decode_arguments(raw: Raw) -> tuple[Any, ...]:
             try:
@@ -312,23 +314,36 @@ class JsonHubProtocol(HubProtocol):
 
         return decode_arguments
 
-    def decode(self, value: Raw, type_: Any = Any) -> Any:
-        try:
-            return msgspec.json.decode(value, type=type_)
-        except UnicodeDecodeError:
-            return msgspec.json.decode(_replace_invalid(bytes(value)), type=type_)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError as error:
-            raise RemoteProtocolError(f"malformed value: {error}") from None
+    def decoder(self, type_: Any) -> Callable[[Raw], Any]:
+        decode = msgspec.json.Decoder(type_, dec_hook=decode_model_of_text).decode
+
+        def decode_value(raw: Raw) -> Any:
+            try:
+                return decode(raw)
+            except UnicodeDecodeError:
+                return decode_value(Raw(_replace_invalid(bytes(raw))))
+            except msgspec.ValidationError:
+                raise
+            except msgspec.DecodeError as error:
+                raise RemoteProtocolError(f"malformed value: {error}") from None
+
+        return decode_value
 
     def invocation(
-        self, target: str, arguments: Sequence[Any], invocation_id: str | None = None, *, stream: bool = False
+        self,
+        target: str,
+        arguments: Sequence[Any],
+        invocation_id: str | None = None,
+        *,
+        stream: bool = False,
+        stream_ids: Sequence[str] = (),
     ) -> bytes:
         head = b'{"type":4,' if stream else b'{"type":1,'
         if invocation_id is not None:
             head += b'"invocationId":%b,' % _encode_plain(invocation_id)
-        return b'%b"target":%b,"arguments":%b}\x1e' % (head, _encode_plain(target), encode_value(list(arguments)))
+        tail = b',"streamIds":%b' % _encode_plain(list(stream_ids)) if stream_ids else b""
+        encoded = encode_value(list(arguments))
+        return b'%b"target":%b,"arguments":%b%b}\x1e' % (head, _encode_plain(target), encoded, tail)
 
     def result(self, invocation_id: str, value: Any) -> bytes:
         return b'{"type":3,"invocationId":%b,"result":%b}\x1e' % (_encode_plain(invocation_id), encode_value(value))
@@ -348,6 +363,12 @@ class JsonHubProtocol(HubProtocol):
     def close(self, error: str | None = None, *, allow_reconnect: bool = False) -> bytes:
         text = b"" if error is None else b',"error":%b' % _encode_text(error)
         return b'{"type":7%b%b}\x1e' % (text, b',"allowReconnect":true' if allow_reconnect else b"")
+
+    def ack(self, sequence_id: int) -> bytes:
+        return b'{"type":8,"sequenceId":%d}\x1e' % sequence_id
+
+    def sequence(self, sequence_id: int) -> bytes:
+        return b'{"type":9,"sequenceId":%d}\x1e' % sequence_id
 
 
 def _encode_text(text: str) -> bytes:

@@ -168,6 +168,9 @@ class HubProtocol(ABC):
         """
 
     @abstractmethod
+    def decoder(self, type_: Any) -> Callable[[msgspec.Raw], Any]:
+        """A function that does what `decode` does, made once for many values of one type."""
+
     def decode(self, value: msgspec.Raw, type_: Any = Any) -> Any:
         """Decode one value.
 
@@ -175,12 +178,27 @@ class HubProtocol(ABC):
             msgspec.ValidationError: the value is not of this type.
             RemoteProtocolError: it is malformed.
         """
+        return self.decoder(type_)(value)
 
     @abstractmethod
     def invocation(
-        self, target: str, arguments: Sequence[Any], invocation_id: str | None = None, *, stream: bool = False
+        self,
+        target: str,
+        arguments: Sequence[Any],
+        invocation_id: str | None = None,
+        *,
+        stream: bool = False,
+        stream_ids: Sequence[str] = (),
     ) -> bytes:
-        """A call; TypeError or ValueError where an argument cannot be encoded, as in all of these."""
+        """A call; TypeError or ValueError where an argument cannot be encoded, as in all of these.
+
+        Args:
+            target: the method's name.
+            arguments: without those that are streams.
+            invocation_id: None: no answer is wanted.
+            stream: the results are a stream; needs an id.
+            stream_ids: of the uploads that the caller will send, in the order of the parameters.
+        """
 
     @abstractmethod
     def result(self, invocation_id: str, value: Any) -> bytes:
@@ -200,8 +218,16 @@ class HubProtocol(ABC):
 
     @abstractmethod
     def cancel(self, invocation_id: str) -> bytes:
-        """Wants no more of a stream."""
+        """Wants no more of a call or stream."""
 
     @abstractmethod
     def close(self, error: str | None = None, *, allow_reconnect: bool = False) -> bytes:
         """The connection ends."""
+
+    @abstractmethod
+    def ack(self, sequence_id: int) -> bytes:
+        """Stateful reconnect: everything up to this id arrived."""
+
+    @abstractmethod
+    def sequence(self, sequence_id: int) -> bytes:
+        """Stateful reconnect: the next message that counts has this id."""

@@ -91,8 +91,13 @@ def negotiation(
     transports: Sequence[TransportKind],
     *,
     stateful_reconnect: bool = False,
+    token_lifetime: int | None = None,
 ) -> bytes:
-    """The body that offers a connection; `transports` are listed in the order of the protocol."""
+    """The body that offers a connection; `transports` are listed in the order of the protocol.
+
+    Args:
+        token_lifetime: seconds until the client's authentication ends, where it may be refreshed.
+    """
     body: dict[str, Any] = {}
     if stateful_reconnect and request.stateful_reconnect:
         body["useStatefulReconnect"] = True
@@ -105,4 +110,24 @@ def negotiation(
         for kind in TransportKind
         if kind in transports
     ]
+    if token_lifetime is not None:
+        body["tokenLifetimeSeconds"] = token_lifetime
     return msgspec.json.encode(body)
+
+
+def refreshed(connection_id: str, refreshed_at: str, token_lifetime: int | None) -> bytes:
+    """The body that answers new credentials.
+
+    Args:
+        refreshed_at: ISO 8601, UTC.
+        token_lifetime: seconds; None: for ever.
+    """
+    body: dict[str, Any] = {"connectionId": connection_id, "refreshedAt": refreshed_at}
+    if token_lifetime is not None:
+        body["tokenLifetimeSeconds"] = token_lifetime
+    return msgspec.json.encode(body)
+
+
+def refresh_refusal(error: str, description: str) -> bytes:
+    """The body that refuses new credentials."""
+    return msgspec.json.encode({"error": error, "error_description": description})

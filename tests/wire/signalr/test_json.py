@@ -280,3 +280,12 @@ def test_a_value_without_a_form_raises(value: Any) -> None:
 def test_a_type_that_nothing_decodes_into_is_found_when_the_decoder_is_made() -> None:
     with pytest.raises(TypeError):
         PROTOCOL.argument_decoder([int | Point | dict[int, complex] | list[int] | set[int]])
+
+
+def test_what_a_client_and_stateful_reconnect_write_is_as_the_others_write_it() -> None:
+    protocol = JsonHubProtocol()
+    assert protocol.invocation("M", [1], "7", stream_ids=["s1", "s2"]) == (
+        b'{"type":1,"invocationId":"7","target":"M","arguments":[1],"streamIds":["s1","s2"]}\x1e'
+    )
+    assert protocol.ack(3) == b'{"type":8,"sequenceId":3}\x1e'
+    assert protocol.sequence(4) == b'{"type":9,"sequenceId":4}\x1e'

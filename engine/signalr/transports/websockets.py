@@ -1,22 +1,24 @@
-"""How the bytes of a hub connection travel: the seam, and WebSockets.
+"""Hub connections over WebSockets.
 
-Owns: framing of hub messages for a transport, and the transport's end. Never parses hub messages.
-Server-Sent Events and Long Polling will be further `HubTransport`s.
+The boundaries of WebSocket messages mean nothing: a hub message may span several and one may hold
+many. What we send is text for JSON, binary for MessagePack; the handshake's answer is always JSON,
+in the frames of what follows it.
 
-Spec: docs/specs/TransportProtocols.md. On WebSockets the boundaries of messages mean nothing: a hub
-message may span several and one may hold many. What we send is text for JSON, binary for MessagePack.
+Spec: docs/specs/TransportProtocols.md, "WebSockets"; WebSocketsServerTransport.cs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
+import trio
+
+from engine.signalr.transports import HubTransport
 from engine.websocket.connection import Closed, WebSocket
-from engine.wire.signalr.messages import TransferFormat
+from engine.wire.signalr.messages import HubProtocol, TransferFormat
 from engine.wire.signalr.negotiate import TRANSFER_FORMATS, TransportKind
 from engine.wire.websocket import frames
 
@@ -24,77 +26,6 @@ if TYPE_CHECKING:
     from engine.config import SignalRConfig
     from engine.transport.exchange import Exchange
     from engine.transport.watchdog import Timer
-
-
-class HubTransport(ABC):
-    """One transport of one hub connection."""
-
-    kind: ClassVar[TransportKind]
-    formats: ClassVar[frozenset[TransferFormat]]
-
-    framing: str
-    """Two transports with equal `framing` make the same frame of the same payload."""
-
-    @abstractmethod
-    def use_format(self, transfer_format: TransferFormat) -> None:
-        """The handshake chose an encoding."""
-
-    @abstractmethod
-    def frame(self, payload: bytes) -> bytes:
-        """Hub messages as they travel; pure, so that a broadcast frames once."""
-
-    @abstractmethod
-    def write(self, frame: bytes) -> None:
-        """Queue a frame; ignored once the transport is closing."""
-
-    @abstractmethod
-    def flush(self) -> None:
-        """Send what is queued as far as it goes now."""
-
-    @abstractmethod
-    def flush_soon(self) -> None:
-        """Send what is queued before the event loop waits."""
-
-    @property
-    @abstractmethod
-    def queued(self) -> int:
-        """Bytes that the client has not taken."""
-
-    @abstractmethod
-    async def drain(self) -> None:
-        """Wait while much is queued. Cancellation loses nothing.
-
-        Raises:
-            ConnectionClosed: the client is gone.
-        """
-
-    @abstractmethod
-    def pause(self) -> None:
-        """Read no more for now."""
-
-    @abstractmethod
-    def resume(self) -> None:
-        """Read on."""
-
-    @abstractmethod
-    def timer(self, callback: Callable[[], None]) -> Timer:
-        """A timer until the transport ends."""
-
-    @abstractmethod
-    def close(self, *, going_away: bool = False) -> None:
-        """End the transport well, behind what is queued. Idempotent."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """End the transport now; what is queued is lost."""
-
-    @abstractmethod
-    async def closed(self) -> None:
-        """Wait for the end, within the transport's own time limit."""
-
-    @abstractmethod
-    def abandon(self, error: BaseException) -> None:
-        """The connection's task ends with `error`: end the transport as it allows, and do not wait."""
 
 
 class WebSocketTransport(HubTransport):
@@ -107,7 +38,7 @@ class WebSocketTransport(HubTransport):
         on_end: called once when the client ended the transport, well or badly.
     """
 
-    __slots__ = ("_exchange", "_frame", "_on_data", "_ws", "framing")
+    __slots__ = ("_aborted", "_exchange", "_frame", "_on_data", "_on_end", "_over", "_ws", "framing", "released")
 
     kind: ClassVar[TransportKind] = TransportKind.WEB_SOCKETS
     formats: ClassVar[frozenset[TransferFormat]] = frozenset(TRANSFER_FORMATS[TransportKind.WEB_SOCKETS])
@@ -128,17 +59,24 @@ class WebSocketTransport(HubTransport):
         )
         self._exchange = exchange
         self._on_data = on_data
-        self._ws = WebSocket(exchange, config=config, on_messages=self._receive, on_closed=on_end)
-        self.use_format(TransferFormat.TEXT)  # also of the handshake's answer
+        self._on_end = on_end
+        self._over = trio.Event()  # one of the two sides has begun to end it
+        self._aborted = False
+        self.released = trio.Event()
+        """Set by the exchange's task when it has ended."""
+        self._ws = WebSocket(exchange, config=config, on_messages=self._receive, on_closed=self._end)
+        self.use_format(TransferFormat.TEXT)
 
     def start(self) -> None:
         """Begin to receive; `on_data` may be called before it returns."""
         self._ws.start()
 
+    def use_protocol(self, protocol: HubProtocol, version: int) -> None:
+        self.use_format(protocol.transfer_format)
+
     def use_format(self, transfer_format: TransferFormat) -> None:
-        text = transfer_format is TransferFormat.TEXT
-        self.framing = "websocket text" if text else "websocket binary"
-        self._frame = _text_frame if text else frames.binary_frame
+        """Send text or binary messages from here on."""
+        self.framing, self._frame = framing_of(transfer_format)
 
     def frame(self, payload: bytes) -> bytes:
         return self._frame(payload)
@@ -172,19 +110,39 @@ class WebSocketTransport(HubTransport):
     def close(self, *, going_away: bool = False) -> None:
         self._exchange.resume_receiving()  # the client's close frame is behind what was held back
         self._ws.start_closing(1001 if going_away else 1000)
+        self._over.set()
 
     def abort(self) -> None:
+        self._aborted = True
         self._exchange.reset()
+        self._over.set()
+
+    async def over(self) -> None:
+        """Wait until one of the two sides begins to end it, then for the end."""
+        await self._over.wait()
+        await self.closed()
 
     async def closed(self) -> None:
-        await self._ws.close()
+        if not self._aborted:
+            await self._ws.close()
 
     def abandon(self, error: BaseException) -> None:
         self._ws.fail(error)
 
+    def _end(self, closed: Closed) -> None:
+        self._over.set()
+        self._on_end(closed)
+
     def _receive(self, messages: list[str | bytes]) -> None:
         # The type of a WebSocket message means nothing: JSON in a binary one works as well.
         self._on_data([each.encode() if isinstance(each, str) else each for each in messages])
+
+
+def framing_of(transfer_format: TransferFormat) -> tuple[str, Callable[[bytes], bytes]]:
+    """The name of a framing and the function that frames."""
+    if transfer_format is TransferFormat.TEXT:
+        return "websocket text", _text_frame
+    return "websocket binary", frames.binary_frame
 
 
 _SHORT_TEXT = [bytes((frames.FIN | frames.TEXT, length)) for length in range(126)]

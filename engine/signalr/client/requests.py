@@ -1,0 +1,164 @@
+"""The HTTP requests of one hub connection, with its headers, token and cookies.
+
+Owns: credentials. A token is fetched anew for each negotiation, and once more when a server says 401; a
+token that came with a redirection replaces the user's. Cookies are kept, because load balancers keep a
+client on one server with them. Never interprets an answer except for 401 and redirections.
+
+Spec: AccessTokenHttpClient.ts, HttpConnection.ts of the official client.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin
+
+import trio
+
+from engine.errors import ConnectionClosed, RemoteProtocolError
+from engine.transport.http1_client import Http1Client, Response, StreamedResponse, field, split_url
+from engine.transport.stream import ByteStream
+from engine.wire.http1_client import ResponseReceived
+
+__all__ = ["AccessToken", "HubRequests"]
+
+AccessToken = str | Callable[[], str | Awaitable[str | None] | None]
+"""A token, or what makes one, synchronously or not."""
+
+REQUEST_TIMEOUT = 100.0  # seconds; the JavaScript client's
+_MAX_REDIRECTS = 20  # of HTTP, for one request; fetch's
+_REDIRECTIONS = frozenset((301, 302, 303, 307, 308))
+_KEEP_METHOD = frozenset((307, 308))  # RFC 9110 section 15.4: the others may turn a POST into a GET
+_Fields = list[tuple[str, str]]
+
+
+class HubRequests:
+    """See the module.
+
+    Args:
+        http: sends them.
+        headers: the user's own.
+        access_token: the user's.
+    """
+
+    def __init__(
+        self,
+        http: Http1Client,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]],
+        access_token: AccessToken | None,
+    ) -> None:
+        self.http = http
+        self._headers = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+        self._access_token = access_token
+        self._redirected = False
+        self._token: str | None = None
+        self._cookies: dict[str, dict[str, str]] = {}  # by host
+
+    async def begin(self) -> None:
+        """A connection is about to be negotiated: fetch a token."""
+        self._redirected = False
+        await self._fetch_token()
+
+    def redirect(self, token: str | None) -> None:
+        """The hub is elsewhere, with this token or else the one that we have."""
+        if token is not None:
+            self._redirected = True
+            self._token = token
+
+    async def request(self, method: str, url: str, body: bytes | None = None, content_type: str = "") -> Response:
+        """A whole response, redirections followed.
+
+        Raises:
+            ConnectionClosed: no connection, or no answer in time.
+            RemoteProtocolError: what came is no HTTP.
+        """
+        extra = [("Content-Type", content_type)] if content_type else []
+        with trio.move_on_after(REQUEST_TIMEOUT):
+            response = await self._follow(method, url, body, extra)
+            if response.status == 401 and await self._renew():
+                response = await self._follow(method, url, body, extra)
+            return response
+        raise ConnectionClosed(1006, f"no answer from {url} within {REQUEST_TIMEOUT:g} s")
+
+    async def _follow(self, method: str, url: str, body: bytes | None, extra: Sequence[tuple[str, str]]) -> Response:
+        asked = split_url(url)[0]
+        for _ in range(_MAX_REDIRECTS):
+            own = split_url(url)[0] == asked  # credentials stay where they were meant to go
+            response = await self.http.request(method, url, self._fields(url, extra, secret=own), body)
+            self._keep_cookies(url, response.headers)
+            location = field(response.headers, b"location")
+            if location is None or response.status not in (_KEEP_METHOD if method != "GET" else _REDIRECTIONS):
+                return response
+            url = urljoin(url, location)
+        raise RemoteProtocolError(f"{url} redirects for ever")
+
+    @asynccontextmanager
+    async def stream(self, url: str, accept: str) -> AsyncIterator[StreamedResponse]:
+        """A GET whose body comes bit by bit; raises as `request`."""
+        async with self.http.stream("GET", url, self._fields(url, [("Accept", accept)])) as response:
+            self._keep_cookies(url, response.headers)
+            yield response
+
+    async def upgrade(
+        self, url: str, fields: Sequence[tuple[str, str]]
+    ) -> tuple[ByteStream, bytes, ResponseReceived] | Response:
+        """A GET that asks for another protocol; raises as `request`."""
+        answer = await self.http.upgrade(url, self._fields(url, fields))
+        if isinstance(answer, Response) and answer.status == 401 and await self._renew():
+            answer = await self.http.upgrade(url, self._fields(url, fields))
+        return answer
+
+    async def _fetch_token(self) -> None:
+        given = self._access_token
+        if callable(given):
+            made = given()
+            self._token = await made if inspect.isawaitable(made) else made
+        else:
+            self._token = given
+
+    async def _renew(self) -> bool:
+        """After a 401: another token, if there can be one."""
+        if self._redirected or not callable(self._access_token):
+            return False
+        await self._fetch_token()
+        return True
+
+    def _fields(self, url: str, extra: Sequence[tuple[str, str]], *, secret: bool = True) -> _Fields:
+        fields: _Fields = [("User-Agent", "engine"), ("X-Requested-With", "XMLHttpRequest")]
+        if self._token and secret:
+            fields.append(("Authorization", f"Bearer {self._token}"))
+        cookies = self._cookies.get(split_url(url)[0].host)
+        if cookies:
+            fields.append(("Cookie", "; ".join(f"{name}={value}" for name, value in cookies.items())))
+        fields += extra
+        if not secret:
+            return fields
+        given = {name.lower() for name, _ in self._headers}
+        return [each for each in fields if each[0].lower() not in given] + self._headers
+
+    def _keep_cookies(self, url: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """RFC 6265 without paths and domains: a hub is one host and one path."""
+        for name, value in headers:
+            if name != b"set-cookie":
+                continue
+            pair, *attributes = value.decode("latin-1").split(";")
+            key, _, text = (part.strip() for part in pair.partition("="))
+            cookies = self._cookies.setdefault(split_url(url)[0].host, {})
+            if any(_expires(each.strip().lower()) for each in attributes):
+                cookies.pop(key, None)
+            else:
+                cookies[key] = text
+
+
+def _expires(attribute: str) -> bool:
+    """An attribute of a cookie says that it is over."""
+    name, _, value = attribute.partition("=")
+    try:
+        if name == "max-age":
+            return int(value) <= 0
+        return name == "expires" and parsedate_to_datetime(value).timestamp() <= time.time()
+    except ValueError:
+        return False

@@ -1,0 +1,104 @@
+"""All that ends or keeps a hub connection by the clock.
+
+Owns: the handshake's time-out, keep-alive pings, the client's time-out, and the end of its
+authentication. Never sends or closes by itself: it tells the connection to.
+
+The client's time-out is armed by its first ping: a client that never pings is never too silent.
+Pings keep their beat however late a timer is.
+
+Spec: HubConnectionContext.cs (KeepAliveTick, CheckClientTimeout), HttpConnectionManager.cs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from engine.errors import LimitExceeded, LimitKind
+
+if TYPE_CHECKING:
+    from engine.config import SignalRConfig
+    from engine.signalr.auth import User
+    from engine.signalr.connection import HubConnection
+    from engine.signalr.transports import HubTransport
+    from engine.transport.watchdog import Timer
+
+
+class Liveness:
+    """The timers of one hub connection.
+
+    Attributes:
+        sent: when something was written.
+        heard: when something was received; kept once `armed`.
+        armed: the client has pinged.
+    """
+
+    __slots__ = ("_client", "_connection", "_expiry", "_main", "_settings", "_transport", "armed", "heard", "sent")
+
+    def __init__(self, connection: HubConnection, settings: SignalRConfig, transport: HubTransport) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._transport = transport
+        self._main = transport.timer(connection.handshake_late)  # the handshake's time-out, then keep-alive
+        self._client: Timer | None = None
+        self._expiry: Timer | None = None
+        self.armed = False
+        self.sent = self.heard = trio.current_time()
+        self._main.set(self.sent + settings.handshake_timeout)
+
+    def handshaken(self) -> None:
+        """The handshake is done: pings from here on, where the transport needs them."""
+        self._main.clear()
+        if not self._transport.has_keep_alive:
+            self._main.callback = self._keep_alive
+            self._main.set(self.sent + self._settings.keep_alive_interval)
+
+    def pinged(self) -> None:
+        """The client has pinged."""
+        if not self.armed:
+            self.armed = True
+            self.heard = trio.current_time()
+            self._client = self._transport.timer(self._check_client)
+            self._client.set(self.heard + self._settings.client_timeout)
+
+    def watch_expiry(self, user: User | None) -> None:
+        """Close the connection when this user's authentication ends, and not before."""
+        remaining = math.inf if user is None else user.remaining
+        if remaining == math.inf or not self._settings.close_on_authentication_expiration:
+            if self._expiry is not None:
+                self._expiry.clear()
+            return
+        if self._expiry is None:
+            self._expiry = self._transport.timer(self._connection.authentication_expired)
+        self._expiry.set(trio.current_time() + max(remaining, 0.0))
+
+    def stop(self) -> None:
+        """The connection is over."""
+        for timer in (self._main, self._client, self._expiry):
+            if timer is not None:
+                timer.clear()
+
+    def _keep_alive(self) -> None:
+        if self._connection.is_open:
+            due = self.sent + self._settings.keep_alive_interval
+            if due <= trio.current_time():
+                self._connection.send_ping()
+                self.sent = due  # not now: pings keep their beat however late the timer is
+                due += self._settings.keep_alive_interval
+            self._main.set(due)
+
+    def _check_client(self) -> None:
+        connection, timeout = self._connection, self._settings.client_timeout
+        if not connection.is_open or self._client is None:
+            return
+        now = trio.current_time()
+        if not connection.is_listening:
+            self.heard = now
+        if self.heard + timeout <= now:
+            self._keep_alive()  # which may be due at the same moment, and then goes first
+            what = "silence of the client"
+            connection.fail(LimitExceeded("signalr.client_timeout", timeout, kind=LimitKind.TIMEOUT, what=what))
+        else:
+            self._client.set(self.heard + timeout)
