@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from engine.http.response import Response, StreamingResponse
     from engine.server import serve
     from engine.signalr.hub import Hub
+    from engine.websocket.broadcast import broadcast
+    from engine.websocket.client import connect_websocket
     from engine.websocket.connection import WebSocket
+    from engine.websocket.reconnect import reconnecting_websocket
 
 __all__ = [
     "App",
@@ -30,7 +33,10 @@ __all__ = [
     "StreamingResponse",
     "WebSocket",
     "__version__",
+    "broadcast",
+    "connect_websocket",
     "errors",
+    "reconnecting_websocket",
     "serve",
 ]
 
@@ -45,6 +51,9 @@ _HOMES = {
     "Response": "engine.http.response",
     "StreamingResponse": "engine.http.response",
     "WebSocket": "engine.websocket.connection",
+    "broadcast": "engine.websocket.broadcast",
+    "connect_websocket": "engine.websocket.client",
+    "reconnecting_websocket": "engine.websocket.reconnect",
     "serve": "engine.server",
 }
 

@@ -17,7 +17,7 @@ SEEDS: list[bytes] = [
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"\r\nHEAD /%41?q=1 HTTP/1.0\r\n\r\n",
     b"POST /a HTTP/1.1\r\nHost: a:80\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
-    _CHUNKED + b"5\r\nhello\r\n1;a=b;c=\"d\\\"\"\r\nx\r\n0\r\nT: v\r\n\r\n",
+    _CHUNKED + b'5\r\nhello\r\n1;a=b;c="d\\""\r\nx\r\n0\r\nT: v\r\n\r\n',
     _CHUNKED + b"1\r\nx\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00",
     b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx",

@@ -267,9 +267,7 @@ class FrameGuard:
         # CVE-2024-27316 and its siblings: frames that never end the block.
         self._block_frames += 1
         if self._block_frames > self._config.max_continuations:
-            raise flood(
-                "http2.max_continuations", self._config.max_continuations, "the number of CONTINUATION frames"
-            )
+            raise flood("http2.max_continuations", self._config.max_continuations, "the number of CONTINUATION frames")
         if not payload and not flags & END_HEADERS:
             raise flood("http2.max_continuations", self._config.max_continuations, "an empty CONTINUATION frame")
         self._block_size += len(payload)

@@ -34,9 +34,7 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 _REQUEST_LINE = re.compile(rb"(%s) ([\x21-\x7e]++) HTTP/([0-9]\.[0-9])\r\n" % _TOKEN)
 _FIELD_LINE = re.compile(rb"(%s):(%s)\r\n" % (_TOKEN, _VALUE))
-_HEAD = re.compile(
-    rb"(?:\r\n)?(%s) ([\x21-\x7e]++) HTTP/(1\.[01])\r\n(?:%s:%s\r\n)*+\r\n" % (_TOKEN, _TOKEN, _VALUE)
-)
+_HEAD = re.compile(rb"(?:\r\n)?(%s) ([\x21-\x7e]++) HTTP/(1\.[01])\r\n(?:%s:%s\r\n)*+\r\n" % (_TOKEN, _TOKEN, _VALUE))
 # A control character, a CR that no LF follows, an LF that no CR precedes.
 FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])|(?<!\r)\n")
 

@@ -124,9 +124,7 @@ class Http2Core(Http2Sender[_Stream]):
         enable_connect_protocol: server: offer extended CONNECT (RFC 8441).
     """
 
-    def __init__(
-        self, config: Http2Config, *, client: bool = False, enable_connect_protocol: bool = False
-    ) -> None:
+    def __init__(self, config: Http2Config, *, client: bool = False, enable_connect_protocol: bool = False) -> None:
         self._extended_connect = enable_connect_protocol and not client  # immutable
         self._h2_config = H2Configuration(
             client_side=client,
@@ -183,6 +181,11 @@ class Http2Core(Http2Sender[_Stream]):
     def preface_complete(self) -> bool:
         """The peer's preface and its first SETTINGS have come."""
         return self._guard.settings_seen
+
+    @property
+    def peer_takes_extended_connect(self) -> bool:
+        """Client: the server's SETTINGS offer extended CONNECT (RFC 8441 section 3)."""
+        return bool(self._h2.remote_settings.enable_connect_protocol)
 
     @property
     def header_block_open(self) -> bool:

@@ -30,9 +30,7 @@ _STATUS = re.compile(rb"[1-9][0-9]{2}").fullmatch
 
 # RFC 9113 8.2.2: "An endpoint MUST NOT generate an HTTP/2 message containing connection-specific
 # header fields"; one that does is malformed.
-CONNECTION_SPECIFIC = frozenset(
-    [b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"]
-)
+CONNECTION_SPECIFIC = frozenset([b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"])
 _REQUEST_PSEUDO = frozenset([b":method", b":scheme", b":authority", b":path", b":protocol"])
 
 

@@ -25,7 +25,7 @@ from h2.events import StreamEnded as H2StreamEnded
 from engine.config import Http2Config
 from engine.wire.http2 import DataReceived, Http2Core
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000" "000000040100000000")
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000000000040100000000")
 REQUEST = [
     (":method", "POST"),
     (":scheme", "http"),

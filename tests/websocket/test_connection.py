@@ -52,6 +52,7 @@ async def test_messages_arrive_in_order_and_iteration_ends_with_the_peers_close(
     ws, exchange = opened()
     exchange.deliver(frame(TEXT, b"a") + frame(BINARY, b"b"))
     exchange.deliver(frame(TEXT, b"c", fin=False) + frame(CONTINUATION, b"d") + close_frame(1000, b"done"))
+    assert exchange.take_sent() == b""
     assert await all_of(ws) == ["a", b"b", "cd"]
     assert ws.closed == Closed(1000, "done", clean=True)
     assert exchange.take_sent() == server_frame(CLOSE, b"\x03\xe8")
@@ -269,17 +270,55 @@ async def test_iteration_raises_with_other_codes_after_what_waits(code: int) -> 
 
 async def test_a_protocol_error_is_answered_and_the_exchange_closed_at_once() -> None:
     ws, exchange = opened()
-    exchange.deliver(frame(TEXT, b"a") + frame(3))
+    exchange.deliver(frame(TEXT, b"a"))
+    assert await ws.receive() == "a"
+    exchange.deliver(frame(3))
     [(opcode, payload)] = server_frames(exchange.take_sent())
     assert (opcode, payload[:2]) == (CLOSE, b"\x03\xea")
     assert exchange.closed
     assert exchange.cancel_reason is None
-    assert await ws.receive() == "a"
     with pytest.raises(ConnectionClosed) as caught:
         await ws.receive()
     assert (caught.value.code, caught.value.clean) == (1002, False)
     exchange.deliver(frame(TEXT, b"more"))
     exchange.deliver(b"")
+
+
+@pytest.mark.parametrize(("data", "code"), [(close_frame(1000), 1000), (frame(3), 1002)])
+async def test_messages_that_came_before_a_close_or_an_error_can_be_answered(data: bytes, code: int) -> None:
+    ws, exchange = opened()
+    exchange.deliver(frame(TEXT, b"a") + frame(TEXT, b"b") + data)
+    for _ in range(2):
+        await ws.send(await ws.receive())
+    assert ws.closed is None
+    with pytest.raises(ConnectionClosed):
+        await ws.receive()
+    *messages, (opcode, payload) = server_frames(exchange.take_sent())
+    assert messages == [(TEXT, b"a"), (TEXT, b"b")]
+    assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, code)
+    assert exchange.closed
+
+
+async def test_a_handler_that_does_not_look_delays_the_answer_by_close_timeout_at_most(
+    watchdog: Watchdog, autojump_clock: MockClock
+) -> None:
+    start = trio.current_time()
+    ws, exchange = opened(watchdog, close_timeout=5)
+    exchange.deliver(frame(TEXT, b"a") + close_frame(4000))
+    await until(start + 4.9)
+    assert exchange.take_sent() == b""
+    await until(start + 5)
+    assert exchange.take_sent() == server_frame(CLOSE, b"\x0f\xa0")
+    assert ws.closed == Closed(4000, "", clean=True)
+    assert exchange.closed
+
+
+async def test_closing_answers_a_close_that_waits_for_the_handler() -> None:
+    ws, exchange = opened()
+    exchange.deliver(frame(TEXT, b"a") + close_frame(4000))
+    await ws.close(1001)
+    assert exchange.take_sent() == server_frame(CLOSE, b"\x0f\xa0")
+    assert ws.closed == Closed(4000, "", clean=True)
 
 
 async def test_a_peer_that_vanishes_cancels_the_scope() -> None:

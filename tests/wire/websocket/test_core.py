@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from engine.config import WebSocketConfig
 from engine.errors import ConnectionClosed, LimitExceeded, LocalProtocolError, RemoteProtocolError
-from engine.wire.websocket.core import CloseReceived, ConnectionFailed, Event, Ping, Pong, State, WebSocketCore
+from engine.wire.websocket.core import State, WebSocketCore
+from engine.wire.websocket.events import CloseReceived, ConnectionFailed, Event, Ping, Pong
 from tests.wire.websocket.client_frames import (
     BINARY,
     CLOSE,
@@ -292,9 +293,10 @@ def test_a_close_of_the_peer_is_answered_with_its_code(code: int) -> None:
     for chunk in ([close_frame(code, b"why")], byte_by_byte(close_frame(code, b"why"))):
         core = new_core()
         assert receive(core, *chunk) == [CloseReceived(code, "why")]
-        assert core.state is State.CLOSED
+        assert core.state is State.CLOSE_RECEIVED
         assert core.failure is None
         assert close_sent(core) == code
+        assert core.state is State.CLOSED
 
 
 def test_a_close_without_a_code_is_1005_and_answered_without_one() -> None:
@@ -309,7 +311,22 @@ def test_what_follows_the_peers_close_is_discarded() -> None:
     assert receive(core, close_frame(1000) + frame(TEXT, b"late"), frame(TEXT, b"later")) == [CloseReceived(1000, "")]
     core.receive_eof()
     assert events(core) == []
+    assert close_sent(core) == 1000
     assert core.state is State.CLOSED
+
+
+def test_the_answer_to_a_close_or_an_error_can_wait_for_messages_that_came_before() -> None:
+    for data, state in ((close_frame(1000), State.CLOSED), (frame(3), State.FAILED)):
+        core = new_core()
+        receive(core, frame(PING, b"p") + data)
+        assert core.data_to_send(hold_answer=True) == server_frame(PONG, b"p")
+        assert core.send_message("answer") == server_frame(TEXT, b"answer")
+        with pytest.raises(LocalProtocolError):
+            core.send_close()
+        assert close_sent(core) in (1000, 1002)
+        assert core.state is state
+        with pytest.raises(LocalProtocolError):
+            core.send_message("late")
 
 
 def test_a_close_in_the_middle_of_a_message_is_a_close() -> None:
@@ -388,5 +405,3 @@ def test_what_is_held_back_between_reads_is_small() -> None:
     for _ in range(15):
         core.receive_data(bytes(1 << 16))
         assert core._held == b""
-        assert core._decoder is not None
-        assert len(core._decoder._frame_decoder.buffer) == 0
