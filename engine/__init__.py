@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from engine.signalr.filters import HubFilter
     from engine.signalr.hub import Hub, HubContext, authorize, hub_method
     from engine.transport.callbacks import StreamProtocol
+    from engine.websocket.broadcast import broadcast
+    from engine.websocket.client import connect_websocket
     from engine.websocket.connection import WebSocket
+    from engine.websocket.reconnect import reconnecting_websocket
 
 __all__ = [
     "App",
@@ -40,8 +43,11 @@ __all__ = [
     "WebSocket",
     "__version__",
     "authorize",
+    "broadcast",
+    "connect_websocket",
     "errors",
     "hub_method",
+    "reconnecting_websocket",
     "serve",
 ]
 
@@ -62,7 +68,10 @@ _HOMES = {
     "StreamingResponse": "engine.http.response",
     "WebSocket": "engine.websocket.connection",
     "authorize": "engine.signalr.hub",
+    "broadcast": "engine.websocket.broadcast",
+    "connect_websocket": "engine.websocket.client",
     "hub_method": "engine.signalr.hub",
+    "reconnecting_websocket": "engine.websocket.reconnect",
     "serve": "engine.server",
 }
 

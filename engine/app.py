@@ -117,19 +117,22 @@ class App:
 
         return register
 
-    def websocket(self, path: str, *, subprotocols: Sequence[str] = ()) -> Callable[[_Handler], _Handler]:
+    def websocket(
+        self, path: str, *, subprotocols: Sequence[str] = (), **options: Any
+    ) -> Callable[[_Handler], _Handler]:
         """Decorate `async def handler(ws: WebSocket) -> None`; returning closes the connection.
 
         Args:
             path: a path template, see `route`.
             subprotocols: those that the handler speaks, the preferred first.
+            options: `authorize`, `origins` and `frames` of `WebSocketEndpoint`, and `websocket` settings for this path.
 
         Raises:
-            ConfigError: the path has a WebSocket or a hub already, or is malformed.
+            ConfigError: the path has a WebSocket or a hub already, or is malformed, or an option is unknown.
         """
 
         def register(handler: _Handler) -> _Handler:
-            endpoint = WebSocketEndpoint(handler, subprotocols=tuple(subprotocols))
+            endpoint = WebSocketEndpoint(handler, subprotocols=tuple(subprotocols), **options)
             self._router.add_websocket(path, endpoint, _name(handler), " ".join(subprotocols))
             return handler
 

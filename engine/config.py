@@ -182,9 +182,28 @@ class WebSocketConfig:
     ping_interval: float = 20.0  # websockets'
     ping_timeout: float = 20.0  # websockets'
     close_timeout: float = 5.0  # for the peer's half of the close handshake; ASP.NET Core's
+    max_unsent: int = 1 * MIB  # bytes that a slow peer has not taken; `try_send` and `broadcast` stop at it
+    slow_consumer: str = "close"  # what a broadcast does to such a peer: close (1013), drop_oldest, drop_newest
+    compression: bool = True  # permessage-deflate (RFC 7692), where the client offers it
+    compression_threshold: int = 256  # bytes; shorter messages are sent as they are: zlib costs 5 to 10 µs
+    compression_level: int = 6  # zlib's default
+    compression_memory_level: int = 5  # websockets'; with 12 bits 32 KiB a connection instead of 256
+    server_window_bits: int = 12  # of what we compress, 8 to 15; websockets'
+    client_window_bits: int = 12  # of what clients compress, where they let us choose; websockets'
+    server_context_takeover: bool = True  # what we compress refers to earlier messages
+    client_context_takeover: bool = True  # what clients compress may
 
     def __post_init__(self) -> None:
-        _positive("websocket", self)
+        _positive("websocket", self, zero=("compression_threshold", "compression_level"))
+        if self.slow_consumer not in ("close", "drop_oldest", "drop_newest"):
+            hint = "give close, drop_oldest or drop_newest"
+            raise ConfigError("websocket.slow_consumer", self.slow_consumer, hint)
+        for name in ("server_window_bits", "client_window_bits"):
+            if not 8 <= getattr(self, name) <= 15:
+                raise ConfigError(f"websocket.{name}", getattr(self, name), "give 8 to 15 (RFC 7692 7.1.2)")
+        for name in ("compression_level", "compression_memory_level"):
+            if getattr(self, name) > 9:
+                raise ConfigError(f"websocket.{name}", getattr(self, name), "zlib knows levels up to 9")
 
 
 _PING_INTERVALS = ("min_ping_interval", "min_ping_interval_without_calls")

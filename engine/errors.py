@@ -202,8 +202,12 @@ class HandshakeRejected(EngineError):
         body: the first bytes of the body.
     """
 
-    def __init__(self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> None:
-        super().__init__(f"the server answered the handshake with {status}; check the URL, the path and credentials")
+    def __init__(
+        self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b"", *, message: str = ""
+    ) -> None:
+        super().__init__(
+            message or f"the server answered the handshake with {status}; check the URL, the path and credentials"
+        )
         self.status = status
         self.headers = tuple(headers)
         self.body = body

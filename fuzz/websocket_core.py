@@ -16,7 +16,8 @@ from wsproto.events import Pong as WsprotoPong
 
 from engine.config import WebSocketConfig
 from engine.errors import LimitExceeded
-from engine.wire.websocket.core import CloseReceived, ConnectionFailed, Ping, Pong, State, WebSocketCore
+from engine.wire.websocket.core import State, WebSocketCore
+from engine.wire.websocket.events import CloseReceived, ConnectionFailed, Ping, Pong
 
 KEY = b"\x01\x02\x03\x04"
 

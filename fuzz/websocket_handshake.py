@@ -8,6 +8,9 @@ from __future__ import annotations
 import base64
 import re
 
+from engine.config import WebSocketConfig
+from engine.wire.websocket.deflate import negotiate
+from engine.wire.websocket.extensions import parse_extensions
 from engine.wire.websocket.handshake import Accepted, Refusal, accept_token, check_connect, check_upgrade
 
 _GOOD = b"""GET 1.1
@@ -22,7 +25,10 @@ SEEDS: list[bytes] = [
     _GOOD + b"sec-websocket-protocol: a, b\nsec-websocket-protocol: c\n",
     _GOOD + b"sec-websocket-protocol: \xff\n",
     _GOOD + b"sec-websocket-extensions: permessage-deflate; client_max_window_bits=abc\n",
-    _GOOD + b'sec-websocket-extensions: x; q="a, b"\n',
+    _GOOD + b'sec-websocket-extensions: x; q="a, b", permessage-deflate\n',
+    _GOOD + b"sec-websocket-extensions: permessage-deflate; server_max_window_bits=8, permessage-deflate\n",
+    _GOOD
+    + b'sec-websocket-extensions: permessage-deflate; client_max_window_bits="1\\0"; server_no_context_takeover\n',
     _GOOD + b"connection: \xff\nupgrade: h2c\n",
     _GOOD + b"content-length: 0\ntransfer-encoding: chunked\n",
     _GOOD.replace(b"1.1", b"1.0"),
@@ -62,7 +68,12 @@ def _check(answer: Accepted | Refusal) -> None:
     if isinstance(answer, Accepted):
         assert all(_TOKEN.fullmatch(name) for name in answer.subprotocols)
         assert len(set(answer.subprotocols)) == len(answer.subprotocols)
-        assert all(value.isascii() for value in answer.extensions)
+        agreed = negotiate(answer.extensions, WebSocketConfig())
+        if agreed is not None:
+            assert 8 <= agreed[0].server_window_bits <= 12
+            assert 8 <= agreed[0].client_window_bits <= 15
+            [ours] = parse_extensions([agreed[1]])
+            assert negotiate([ours], WebSocketConfig()) == agreed, "our own answer is not a valid offer"
         return
     assert answer.status in (400, 405, 426)
     assert answer.status != 426 or (b"sec-websocket-version", b"13") in answer.headers

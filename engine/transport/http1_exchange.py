@@ -326,6 +326,9 @@ class Http1Exchange(Exchange):
         await self._outbox.drain()
         await trio.lowlevel.checkpoint_if_cancelled()
 
+    def call_when_writable(self, callback: Callable[[], None]) -> None:
+        self._outbox.call_when_writable(callback)
+
     # -- time and the end -----------------------------------------------------
 
     def timer(self, callback: Callable[[], None]) -> Timer:

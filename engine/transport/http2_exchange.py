@@ -42,6 +42,7 @@ class Http2Exchange(Exchange):
         "_stall_timer",
         "_timers",
         "_waiters",
+        "_when_writable",
         "stream_id",
         "trailers",
     )
@@ -67,6 +68,7 @@ class Http2Exchange(Exchange):
         self._rate_timer: Timer | None = None
         self._stall_timer: Timer | None = None
         self._waiters: list[trio.lowlevel.Task] = []  # in `drain`
+        self._when_writable: Callable[[], None] | None = None
         self._reset = False
         self._early_end = False  # RST_STREAM(NO_ERROR) is due
         # owned by the endpoint
@@ -182,6 +184,9 @@ class Http2Exchange(Exchange):
             self._rate_timer.clear()
         if self._stall_timer is not None:
             self._stall_timer.clear()
+        if self._when_writable is not None:
+            self._when_writable = None
+            self._driver.waiting.discard(self)
         for timer in self._timers:
             timer.clear()
         item = self._body.get_nowait()
@@ -217,6 +222,12 @@ class Http2Exchange(Exchange):
             self._driver.waiting.discard(self)
             for task in waiters:
                 trio.lowlevel.reschedule(task, outcome.Value(None))
+        if self._when_writable is not None:
+            callback, self._when_writable = self._when_writable, None
+            self._driver.waiting.discard(self)
+            if self._stall_timer is not None:
+                self._stall_timer.clear()
+            callback()
 
     @property
     def below_high_water(self) -> bool:
@@ -347,6 +358,12 @@ class Http2Exchange(Exchange):
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def call_when_writable(self, callback: Callable[[], None]) -> None:
+        self._when_writable = callback
+        self._driver.waiting.add(self)
+        self.watch_stall()
+        self._driver.outbox.flush_soon()
 
     # -- time and the end -----------------------------------------------------
 

@@ -45,6 +45,7 @@ class Outbox:
     """
 
     __slots__ = (
+        "_callbacks",
         "_chunks",
         "_config",
         "_failure",
@@ -81,6 +82,7 @@ class Outbox:
         self._chunks: list[bytes] = []
         self._size = 0
         self._waiters: list[trio.lowlevel.Task] = []
+        self._callbacks: list[Callable[[], None]] = []
         self._failure: ConnectionClosed | LimitExceeded | None = None
         self.bytes_sent = 0
         # owned by the writer
@@ -163,6 +165,11 @@ class Outbox:
         if self._failure is not None:
             raise self._closed()
 
+    def call_when_writable(self, callback: Callable[[], None]) -> None:
+        """Call back once when at most the high-water mark is queued, or after a failure."""
+        self._callbacks.append(callback)
+        self.flush_soon()
+
     async def run_writer(self) -> None:
         """The writer task: the only caller of `send_all`. Ends when cancelled or after a failure."""
         while self._failure is None:
@@ -204,7 +211,7 @@ class Outbox:
                 await stream.send_all(memoryview(data)[start : start + _STALL_SLICE])
             self.bytes_sent += len(data)
             self._size = max(self._size - len(data), 0)  # a failure meanwhile has set it to 0
-            if self._size <= HIGH_WATER and self._waiters:
+            if self._size <= HIGH_WATER and (self._waiters or self._callbacks):
                 self._wake_waiters()
 
     def close(self) -> None:
@@ -237,6 +244,9 @@ class Outbox:
         waiters, self._waiters = self._waiters, []
         for task in waiters:
             trio.lowlevel.reschedule(task, outcome.Value(None))
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
 
     def _stalled(self) -> None:
         limit = self._config.write_timeout

@@ -1,1 +1,1 @@
-"""WebSocket for handlers: the endpoint that accepts, and the object they hold."""
+"""WebSocket: the endpoint that accepts, the client that connects, and the object that both give."""

@@ -1,58 +1,39 @@
 """The WebSocket that a handler holds.
 
-Owns: the way of messages between one exchange in raw mode and one handler: the queue in front of the
-handler and its limits, keep-alive pings, and the closing handshake's time-outs. What bytes mean is
-`engine.wire.websocket.core`'s; how a WebSocket begins is `engine.websocket.endpoint`'s.
-
-Theory of operation. The driver's reader calls `_receive_data` synchronously for each read. That
-answers pings, puts messages in the mailbox, and pauses the reader while the handler is behind; it
-never waits for the handler. The handler writes straight into the exchange. Either side, or a timer,
-may begin the closing handshake; `_finish` is the one place where it ends, and runs once. Where the
-peer closes behind messages that the handler has not seen, our answer waits until it has answered them.
+Owns: how messages, pieces of them and frames are received and sent, and whose turn it is to send.
+What arrives, and how the connection ends, is `engine.websocket.link`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
+from types import SimpleNamespace
 
 import trio
 
 from engine.config import WebSocketConfig
-from engine.errors import ConnectionClosed, answer_for
-from engine.transport.exchange import CancelReason, Exchange, Fields, Peer, RequestHead
-from engine.transport.mailbox import Mailbox
-from engine.wire.websocket.core import CloseReceived, ConnectionFailed, Ping, Pong, WebSocketCore
-from engine.wire.websocket.frames import is_close_code
+from engine.errors import LocalProtocolError
+from engine.transport.exchange import Exchange
+from engine.websocket.link import HIGH_WATER, Closed, Item, Link
+from engine.wire.websocket.deflate import Agreement
+from engine.wire.websocket.events import Frame, MessagePart
+from engine.wire.websocket.raw import RawFrameCore
 
-__all__ = ["Closed", "WebSocket"]
+__all__ = ["Closed", "Frame", "WebSocket"]
 
-_HIGH_WATER = 64 * 1024  # bytes queued before a sender waits; as in `engine.transport.outbox`
 _YIELD_EVERY = 32  # operations between two checkpoints that let other tasks run; 0.1 µs each
 
 # What ends an iteration without an error. 1005: no code, as a browser's `close()` without arguments.
 _GOOD_CODES = frozenset((1000, 1001, 1005))
 
-_MESSAGE = (str, bytes)  # a union in isinstance is built anew at each call
+_NOTHING: deque[bytes] = deque(maxlen=0)  # stands for a backlog: few connections ever have one
+
+Data = str | bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """How a WebSocket ended, or is about to.
-
-    Attributes:
-        code: that of the close frame which came first, the peer's or ours; 1005 where the peer's had
-            none, 1006 where there was none.
-        reason: its text, or what went wrong.
-        clean: the closing handshake is complete.
-    """
-
-    code: int
-    reason: str
-    clean: bool
-
-
-class WebSocket:
+class WebSocket(Link):
     """One open WebSocket.
 
     `async for message in ws` gives messages as `str` (text) or `bytes` (binary), whole and in order.
@@ -61,40 +42,32 @@ class WebSocket:
     handler's scope as well. Returning from the handler closes with 1000; an error that leaves it
     closes with 1011, or with what `engine.errors.answer_for` says.
 
-    One task may receive; any number may send.
+    One task may receive; any number may send. There are three ways to receive: whole messages,
+    `receive_stream` for messages in pieces, and, where the path was registered with `frames=True`,
+    `frames` for the framing itself.
 
     Attributes:
         head: the request that opened it.
         peer: who is at the other end.
         path_params: what the path template captured.
         subprotocol: the one that was negotiated, or None.
+        state: what `authorize` left there, and anything that the handler wants to keep.
         latency: seconds from the last keep-alive ping to its pong; None before the first.
+        dropped: messages of `engine.broadcast` that this peer was too slow for.
     """
 
     __slots__ = (
-        "_closed",
-        "_closing",
-        "_config",
-        "_core",
-        "_ending",
-        "_exchange",
-        "_finished",
-        "_heard",
-        "_mailbox",
-        "_on_closed",
-        "_on_messages",
+        "_backlog",
+        "_backlog_size",
+        "_cut_off",
+        "_in_pieces",
+        "_occupied",
         "_operations",
-        "_paused",
-        "_ping_count",
-        "_ping_sent",
-        "_timer",
-        "_waiting_size",
-        "_write",
-        "head",
-        "latency",
-        "path_params",
-        "peer",
-        "subprotocol",
+        "_pieces",
+        "_room_expected",
+        "_sending_stream",
+        "_turn",
+        "dropped",
     )
 
     def __init__(
@@ -104,57 +77,41 @@ class WebSocket:
         subprotocol: str | None = None,
         *,
         config: WebSocketConfig | None = None,
+        agreed: Agreement | None = None,
+        frames: bool = False,
+        state: SimpleNamespace | None = None,
+        masking_key: Callable[[], bytes] | None = None,
         on_messages: Callable[[list[str | bytes]], None] | None = None,
         on_closed: Callable[[Closed], None] | None = None,
     ) -> None:
-        """What is switched to raw bytes becomes a WebSocket.
-
-        Args:
-            config: instead of the server's settings.
-            on_messages: for a protocol on top: called synchronously, by the reader, with the messages of
-                one read. There is nothing to receive then; it must not raise or block, and whoever
-                gives it pauses the exchange itself.
-            on_closed: called once when the peer closed, or vanished, before we began to close.
-        """
-        # immutable
-        self.head: RequestHead = exchange.head
-        self.peer: Peer = exchange.peer
-        self.path_params: Mapping[str, str] = path_params or {}
-        self.subprotocol = subprotocol
-        self._exchange = exchange
-        self._config = config or exchange.config.websocket
-        self._on_messages = on_messages
-        self._on_closed = on_closed
-        self._write: Callable[[bytes], None] = exchange.write
-        # owned by the reader
-        self._core = WebSocketCore(self._config)
-        self._mailbox: Mailbox[str | bytes] = Mailbox()
-        self._waiting_size = 0  # of the messages in the mailbox, by len()
-        self._paused = False
-        self._heard = False  # anything, since the last keep-alive ping
-        # owned by the timer, which is for keep-alive while open, and then for the closing handshake
-        self._timer = exchange.timer(self._time_out)
-        self._ping_count = 0
-        self._ping_sent: float | None = None  # of the ping that waits for its pong
-        self.latency: float | None = None
-        # owned by whoever sends or closes
+        """See `Link`."""
+        super().__init__(
+            exchange,
+            path_params,
+            subprotocol,
+            config=config,
+            agreed=agreed,
+            frames=frames,
+            state=state,
+            masking_key=masking_key,
+            on_messages=on_messages,
+            on_closed=on_closed,
+        )
+        # owned by the task that receives
+        self._in_pieces = frames  # not everything in the mailbox is a message
+        self._pieces: list[str | bytes] = []  # of a message that `receive` has not got whole yet
+        self._cut_off = False  # `receive_stream` was left in the middle of a message
+        # owned by whoever sends
         self._operations = 0
-        self._closing = False  # the closing handshake was begun by us
-        self._closed: Closed | None = None
-        self._ending: Closed | None = None  # what `_closed` becomes once the handler has seen all messages
-        self._finished = trio.Event()
+        self._sending_stream = False  # `send_stream` is between two fragments
+        self._backlog = _NOTHING  # broadcast, and not written yet: the peer is slow
+        self._backlog_size = 0
+        self._room_expected = False  # the exchange will call `_room`
+        self._occupied = False  # one of these two: `send` must wait for its turn
+        self._turn: trio.Event | None = None  # somebody waits for it
+        self.dropped = 0
 
-    # -- for handlers ---------------------------------------------------------
-
-    @property
-    def headers(self) -> Fields:
-        """The request's header fields: pairs of bytes, names in lower case."""
-        return self.head.headers
-
-    @property
-    def closed(self) -> Closed | None:
-        """None while messages can be sent; afterwards how it ended, or how it is being closed."""
-        return self._closed
+    # -- receiving ------------------------------------------------------------
 
     def __aiter__(self) -> WebSocket:
         return self
@@ -167,7 +124,9 @@ class WebSocket:
                 raise StopAsyncIteration
             raise self._connection_closed()
         self._consumed(message)
-        return message
+        if self._in_pieces:
+            return await self._whole(message)
+        return message  # type: ignore[return-value]  # a piece only where `_in_pieces`
 
     async def receive(self) -> str | bytes:
         """The next message.
@@ -178,14 +137,111 @@ class WebSocket:
             ConnectionClosed: there are no more, whatever the close code.
             trio.BusyResourceError: another task is receiving.
         """
-        message = await self._mailbox.get()
-        if message is None:
+        message = await self._next()
+        if self._in_pieces:
+            return await self._whole(message)
+        return message  # type: ignore[return-value]  # a piece only where `_in_pieces`
+
+    def receive_stream(self) -> AsyncIterator[str | bytes]:
+        """The next message in pieces, as they arrive: `async for piece in ws.receive_stream()`.
+
+        At most about `websocket.max_queue_size` bytes of it are held at a time; whole it may have
+        `websocket.max_message_size`. What is left of a message whose iteration was given up is skipped
+        by whatever receives next. Cancellation loses no piece.
+
+        Raises:
+            LocalProtocolError: the path was registered with `frames=True`.
+            ConnectionClosed: while iterating: no message comes, or not the rest of it.
+            trio.BusyResourceError: while iterating: another task is receiving.
+        """
+        self._refuse_frames()
+        if not self._in_pieces:
+            self._in_pieces = True
+            self._core.stream_messages()
+            begun = self._core.next_event()
+            if isinstance(begun, MessagePart):
+                self._waiting_size += len(begun)
+                self._mailbox.put(begun)
+        return _Pieces(self)
+
+    def frames(self) -> AsyncIterator[Frame]:
+        """All frames, as they were sent, until the close frame; pings are answered all the same.
+
+        Ends as the iteration over messages does. Cancellation loses no frame.
+
+        Raises:
+            LocalProtocolError: the path was not registered with `frames=True`.
+            ConnectionClosed: while iterating: it ended with a code that is no good end.
+        """
+        if not isinstance(self._core, RawFrameCore):
+            raise LocalProtocolError("messages are put together here; register the path with frames=True")
+        return _Frames(self)
+
+    async def _next_of_iteration(self) -> Item:
+        """What is next, for an iterator."""
+        item = await self._mailbox.get()
+        if item is None:
+            self._conclude()
+            if self._closed is None or self._closed.code in _GOOD_CODES:
+                raise StopAsyncIteration
+            raise self._connection_closed()
+        self._consumed(item)
+        return item
+
+    async def _next(self) -> Item:
+        """What is next in the mailbox.
+
+        Raises:
+            ConnectionClosed: nothing.
+        """
+        item = await self._mailbox.get()
+        if item is None:
             self._conclude()
             raise self._connection_closed()
-        self._consumed(message)
-        return message
+        self._consumed(item)
+        return item
 
-    async def send(self, message: str | bytes | bytearray | memoryview) -> None:
+    async def _whole(self, item: Item) -> str | bytes:
+        """The message that `item` is, or is the first of. Cancellation loses nothing."""
+        self._refuse_frames()
+        while True:
+            if isinstance(item, MessagePart):
+                if not self._cut_off:
+                    self._pieces.append(item.data)
+                if item.finished and not self._cut_off:
+                    pieces, self._pieces = self._pieces, []
+                    return pieces[0][:0].join(pieces)  # type: ignore[arg-type]  # all are of one type
+                self._cut_off = self._cut_off and not item.finished
+            else:
+                assert not isinstance(item, Frame)  # `_refuse_frames`
+                return item
+            item = await self._next()
+
+    async def _next_message(self) -> list[str | bytes]:
+        """Go to where a message begins: skip the rest of one, or give back what `receive` had of it."""
+        while self._cut_off:
+            item = await self._next()
+            self._cut_off = isinstance(item, MessagePart) and not item.finished
+        pieces, self._pieces = self._pieces, []
+        self._cut_off = bool(pieces)
+        return pieces
+
+    async def _next_piece(self) -> tuple[str | bytes, bool]:
+        """A piece of the message, and whether it is the last."""
+        item = await self._next()
+        if isinstance(item, MessagePart):
+            self._cut_off = not item.finished
+            return item.data, item.finished
+        assert not isinstance(item, Frame)  # `_refuse_frames`
+        return item, True
+
+    def _refuse_frames(self) -> None:
+        if isinstance(self._core, RawFrameCore):
+            raise LocalProtocolError("frames are not put together here; read `frames()`")
+
+    # -- sending --------------------------------------------------------------
+
+    async def send(self, message: Data) -> None:
         """Send a whole message: text for `str`, else binary. Waits while the peer is slow.
 
         A checkpoint. A cancelled `send` has sent the message whole or not at all.
@@ -195,12 +251,12 @@ class WebSocket:
             LocalProtocolError: the text holds lone surrogates.
             TypeError: neither text nor bytes.
         """
-        if self._closed is not None:
-            await trio.lowlevel.checkpoint()
-            raise self._connection_closed()
+        if self._closed is not None or self._occupied:
+            await self._wait_for_turn()
         self._write(self._core.send_message(message))
+        # `_written`, once more: a call less for what is called most
         exchange = self._exchange
-        if exchange.queued > _HIGH_WATER:
+        if exchange.queued > HIGH_WATER:
             await exchange.drain()
             self._flush_control()
             return
@@ -214,220 +270,269 @@ class WebSocket:
         else:
             await trio.lowlevel.checkpoint()
 
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close and wait for the peer's half, at most `websocket.close_timeout`.
+    def try_send(self, message: Data) -> bool:
+        """Send a whole message without waiting, or not at all.
 
-        Messages that were received before can still be read, later ones are discarded. Does nothing
-        but wait if it is closed already, by whichever side. A reason is cut at 123 bytes of UTF-8.
-
-        A checkpoint. Cancellation stops the waiting, not the closing.
+        Returns:
+            False where the peer is too slow: with this message more than `websocket.max_unsent` bytes
+            would wait for it, or others wait already.
 
         Raises:
-            LocalProtocolError: `code` may not be sent; 1000 and 3000 to 4999 are an application's.
+            ConnectionClosed: the connection is closed, or being closed by either side.
+            LocalProtocolError: the text holds lone surrogates.
+            TypeError: neither text nor bytes.
         """
-        self.start_closing(code, reason)
-        await self._finished.wait()
-
-    def start_closing(self, code: int = 1000, reason: str = "") -> None:
-        """`close` without the waiting; idempotent."""
-        self._conclude()
         if self._closed is not None:
-            return
-        self._core.send_close(code, reason)
-        self._closing = True
-        self._closed = Closed(code, reason, clean=False)
-        self._mailbox.end()
-        self._timer.set(trio.current_time() + self._config.close_timeout)
-        self._flush_control()
-        self._resume()  # the peer's close frame is behind what was held back
-
-    # -- for the endpoint -----------------------------------------------------
-
-    def start(self) -> None:
-        """Begin to receive. The head of the response is written; early data is taken at once."""
-        self._exchange.on_draining = self._drain
-        self._timer.set(trio.current_time() + self._config.ping_interval)
-        self._exchange.attach(self._receive_data)
-
-    def fail(self, error: BaseException) -> None:
-        """Close for what left the handler, and do not wait for the peer."""
-        if self._finished.is_set():
-            return
+            raise self._connection_closed()
         exchange = self._exchange
-        if isinstance(error, Exception):
-            answer = answer_for(error)
-            shown = answer.public or exchange.config.detailed_errors
-            code = answer.websocket_code if is_close_code(answer.websocket_code) else 1011
-            self.start_closing(code, str(error) if shown else "")
-        elif exchange.cancel_reason is CancelReason.DEADLINE:
-            self.start_closing(1008, "the time for this connection is over")
-        elif exchange.cancel_reason in (None, CancelReason.SHUTDOWN):
-            self.start_closing(1001, "the server is stopping")
-        elif self._closed is None:
-            self._closed = self._ending or Closed(1006, exchange.cancel_reason.value, clean=False)
-        self._finish()
-
-    # -- receiving ------------------------------------------------------------
-
-    def _receive_data(self, data: bytes) -> None:
-        """The sink: everything the peer sent goes through here, synchronously."""
-        if self._finished.is_set():
-            return
-        core, mailbox = self._core, self._mailbox
-        self._heard = True
-        if data:
-            core.receive_data(data)
+        queued = exchange.queued
+        if self._occupied or (queued and queued + len(message) > self._config.max_unsent):
+            return False
+        self._write(self._core.send_message(message))
+        if len(self._mailbox):
+            exchange.flush_soon()
         else:
-            core.receive_eof()
-        if self._on_messages is not None:
-            self._call_back(self._on_messages)
-            return
-        while (event := core.next_event()) is not None:
-            if isinstance(event, _MESSAGE):
-                if not self._closing:
-                    self._waiting_size += len(event)
-                    mailbox.put(event)
-            elif not isinstance(event, Ping):
-                self._receive_event(event)
-        self._flush_control()
-        config = self._config
-        if (
-            (len(mailbox) >= config.max_queue or self._waiting_size >= config.max_queue_size)
-            and not self._paused
-            and self._closed is None
-        ):
-            self._paused = True
-            self._exchange.pause_receiving()
-
-    def _call_back(self, on_messages: Callable[[list[str | bytes]], None]) -> None:
-        """Hand over what one read brought, in order: messages in batches between other events."""
-        batch: list[str | bytes] = []
-        while (event := self._core.next_event()) is not None:
-            if isinstance(event, _MESSAGE):
-                batch.append(event)
-                continue
-            if batch and not self._closing:
-                on_messages(batch)
-                batch = []
-            if not isinstance(event, Ping):
-                self._receive_event(event)
-        if batch and not self._closing:
-            on_messages(batch)
-        self._flush_control()
-
-    def _receive_event(self, event: Pong | CloseReceived | ConnectionFailed) -> None:
-        if isinstance(event, Pong):
-            self._receive_pong(event.payload)
-            return
-        if self._closed is not None:
-            self._closed = Closed(self._closed.code, self._closed.reason, clean=isinstance(event, CloseReceived))
-            self._finish()
-            return
-        lost = False
-        if isinstance(event, CloseReceived):
-            self._ending = Closed(event.code, event.reason, clean=True)
-        elif isinstance(event.error, ConnectionClosed):
-            self._ending = Closed(event.code, event.error.reason, clean=False)
-            lost = True
-        else:
-            self._ending = Closed(event.code, str(event.error), clean=False)
-        self._mailbox.end()
-        if len(self._mailbox) and not lost:
-            self._timer.set(trio.current_time() + self._config.close_timeout)
-            return
-        self._conclude()
-        if lost:
-            self._exchange.cancel(CancelReason.CONNECTION_LOST)
-
-    def _conclude(self) -> None:
-        """Answer the peer's close frame, or its mistake: the handler has answered what came before."""
-        if self._ending is not None and self._closed is None:
-            self._report_closed(self._ending)
-            self._finish()
-
-    def _report_closed(self, closed: Closed) -> None:
-        self._closed = closed
-        if self._on_closed is not None:
-            self._on_closed(closed)
-
-    def _consumed(self, message: str | bytes) -> None:
-        self._waiting_size -= len(message)
-        if self._paused:
-            config = self._config
-            if len(self._mailbox) <= config.max_queue // 2 and self._waiting_size <= config.max_queue_size // 2:
-                self._resume()
-
-    def _resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._exchange.resume_receiving()
-
-    def _flush_control(self, *, held: bool = True) -> None:
-        """Send the core's control frames.
-
-        Args:
-            held: while the peer reads nothing, let the core keep the pongs, of which it keeps the latest.
-        """
-        exchange = self._exchange
-        if held and self._closed is None and exchange.queued > _HIGH_WATER:
-            return
-        data = self._core.data_to_send(hold_answer=self._closed is None)
-        if data:
-            self._write(data)
             exchange.flush()
+        return True
 
-    # -- time -----------------------------------------------------------------
+    async def send_stream(self, chunks: AsyncIterable[Data] | Iterable[Data]) -> None:
+        """Send one message in fragments, one for each chunk, as they come. Waits while the peer is slow.
 
-    def _time_out(self) -> None:
-        """The timer: a ping is due, its answer is overdue, or the peer's close frame is."""
-        now, config = trio.current_time(), self._config
-        if self._closing:
-            self._finish()
-        elif self._ending is not None:
-            self._conclude()
-        elif self._ping_sent is None:
-            self._ping_count += 1
-            self._core.send_ping(self._ping_payload())
-            self._flush_control(held=False)
-            self._ping_sent, self._heard = now, False
-            self._timer.set(now + config.ping_timeout)
-        elif self._heard or self._paused or self._exchange.queued:
-            # It lives: its pong may be behind a long message or behind what we do not read, or our ping
-            # behind what it has not taken yet, which server.write_timeout watches.
-            self._ping_sent = None
-            self._timer.set(now + config.ping_interval)
+        All chunks are text, or all are bytes; without a chunk nothing is sent. Other messages wait
+        until it is finished.
+
+        A checkpoint. Where it is cancelled or `chunks` fails, the message cannot be taken back: the
+        connection is closed with 1011.
+
+        Raises:
+            ConnectionClosed: the connection is closed, or being closed by either side.
+            TypeError: a chunk that is not like the first one.
+        """
+        if isinstance(chunks, str | bytes | bytearray | memoryview):
+            raise TypeError("one chunk is a whole message; use `send`")
+        if isinstance(chunks, AsyncGenerator):
+            async with aclosing(chunks):
+                await self._send_chunks(chunks)
         else:
-            self.start_closing(1011, "no answer to a keep-alive ping")
-            self._exchange.cancel(CancelReason.CONNECTION_LOST)
-            self._finish()
+            await self._send_chunks(chunks if isinstance(chunks, AsyncIterable) else _Chunks(chunks))
 
-    def _ping_payload(self) -> bytes:
-        return self._ping_count.to_bytes(4, "big")
+    async def _send_chunks(self, chunks: AsyncIterable[Data]) -> None:
+        await self._wait_for_turn()
+        self._sending_stream = self._occupied = True
+        begun: bool | None = None  # whether it is text
+        try:
+            async for chunk in chunks:
+                if self._closed is not None:
+                    raise self._connection_closed()
+                text = isinstance(chunk, str)
+                if begun not in (None, text):
+                    raise TypeError("text and bytes in one message; send all chunks as one of them")
+                self._write(self._core.send_fragment(chunk, first=begun is None))
+                begun = text
+                await self._written()
+            if begun is not None:
+                if self._closed is not None:
+                    raise self._connection_closed()
+                self._write(self._core.finish_message())
+                begun = None
+                await self._written()
+        finally:
+            self._sending_stream = False
+            if begun is not None:
+                self._drop_backlog()
+                self.start_closing(1011, "a message was cut short")
+            self._write_backlog()
 
-    def _receive_pong(self, payload: bytes) -> None:
-        if self._ping_sent is not None and not self._closing and payload == self._ping_payload():
-            now = trio.current_time()
-            self.latency = now - self._ping_sent
-            self._timer.set(max(now, self._ping_sent + self._config.ping_interval))
-            self._ping_sent = None
+    async def send_frame(self, opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0) -> None:
+        """Send any frame but a close frame, right or wrong. Waits while the peer is slow.
 
-    # -- the end --------------------------------------------------------------
+        A checkpoint. A cancelled `send_frame` has sent it whole or not at all.
 
-    def _drain(self) -> None:
-        self.start_closing(1001, "the server is stopping")
+        Raises:
+            ConnectionClosed: the connection is closed, or being closed by either side.
+            LocalProtocolError: a close frame, or an opcode or RSV bits beyond what a header can say.
+        """
+        if self._closed is not None or self._occupied:
+            await self._wait_for_turn()
+        self._write(self._core.send_frame(opcode, payload, fin=fin, rsv=rsv))
+        await self._written()
 
-    def _finish(self) -> None:
-        """The closing handshake is over, well or badly: nothing is received or sent from here on."""
-        if self._finished.is_set():
+    async def _written(self) -> None:
+        """Something was: bring it on its way, and wait while the peer is slow."""
+        exchange = self._exchange
+        if exchange.queued > HIGH_WATER:
+            await exchange.drain()
+            self._flush_control()
             return
-        self._finished.set()
-        self._timer.clear()
-        self._mailbox.end()
-        self._flush_control()
-        self._resume()
-        self._exchange.on_draining = None
-        self._exchange.close()
+        if len(self._mailbox):
+            exchange.flush_soon()  # the handler is about to answer those as well
+        else:
+            exchange.flush()
+        self._operations += 1
+        if self._operations % _YIELD_EVERY:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
 
-    def _connection_closed(self) -> ConnectionClosed:
-        closed = self._closed or Closed(1006, "", clean=False)
-        return ConnectionClosed(closed.code, closed.reason, clean=closed.clean)
+    # -- for engine.websocket.broadcast ---------------------------------------
+
+    def shared_frame(self, message: Data, made: dict[tuple[int, int, int] | None, bytes]) -> bytes:
+        """The frame of a message that goes to many, made once for all connections that read the same."""
+        kind = self._core.shared_kind(len(message))
+        frame = made.get(kind)
+        if frame is None:
+            frame = made[kind] = self._core.shared_frame(message)
+        return frame
+
+    def offer(self, frame: bytes) -> bool:
+        """Send such a frame, now or later, or do what `websocket.slow_consumer` says. Never waits."""
+        exchange = self._exchange
+        if not self._occupied and exchange.queued <= HIGH_WATER:
+            self._core.sent_shared()
+            self._write(frame)
+            exchange.flush()
+            return True
+        config = self._config
+        room = config.max_unsent - exchange.queued - self._backlog_size - len(frame)
+        if room < 0:
+            if config.slow_consumer == "close":
+                self.dropped += 1 + len(self._backlog)
+                self._drop_backlog()
+                self.start_closing(1013, "too slow for what is sent")
+                return False
+            while room < 0 and self._backlog and config.slow_consumer == "drop_oldest":
+                oldest = self._backlog.popleft()
+                self._backlog_size -= len(oldest)
+                room += len(oldest)
+                self.dropped += 1
+            if room < 0:
+                self.dropped += 1
+                return False
+        self._occupied = True
+        if self._backlog is _NOTHING:
+            self._backlog = deque()
+        self._backlog.append(frame)
+        self._backlog_size += len(frame)
+        if not self._sending_stream:
+            self._expect_room()
+        return True
+
+    # -- taking turns ---------------------------------------------------------
+
+    async def _wait_for_turn(self) -> None:
+        """Wait until messages may be written.
+
+        Raises:
+            ConnectionClosed: they may not any more.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._closed is None and self._occupied:
+            if self._turn is None:
+                self._turn = trio.Event()
+            await self._turn.wait()
+        if self._closed is not None:
+            raise self._connection_closed()
+
+    def _write_backlog(self, *, all_of_it: bool = False) -> None:
+        """The peer has taken something, or nothing is in the way any more: write what waits, as far as it goes."""
+        exchange, backlog = self._exchange, self._backlog
+        if self._closed is not None or self._sending_stream:
+            return
+        if backlog:
+            self._core.sent_shared()
+        while backlog and (all_of_it or exchange.queued <= HIGH_WATER):
+            frame = backlog.popleft()
+            self._backlog_size -= len(frame)
+            self._write(frame)
+        exchange.flush_soon()
+        if backlog:
+            self._expect_room()
+        else:
+            self._occupied = False
+            self._wake_senders()
+
+    def _expect_room(self) -> None:
+        if not self._room_expected:
+            self._room_expected = True
+            self._exchange.call_when_writable(self._room)
+
+    def _room(self) -> None:
+        self._room_expected = False
+        self._write_backlog()
+
+    def _drop_backlog(self) -> None:
+        self._backlog = _NOTHING
+        self._backlog_size = 0
+
+    def _wake_senders(self) -> None:
+        if self._turn is not None:
+            self._turn.set()
+            self._turn = None
+
+    def _before_closing(self) -> None:
+        self._write_backlog(all_of_it=True)
+
+    def _after_closing(self) -> None:
+        self._drop_backlog()
+        self._wake_senders()
+
+
+class _Pieces:
+    """Iterates over one message; an async generator would have to be closed by whoever gives it up."""
+
+    __slots__ = ("_begun", "_finished", "_pieces", "_ws")
+
+    def __init__(self, ws: WebSocket) -> None:
+        self._ws = ws
+        self._pieces: list[str | bytes] = []
+        self._begun = self._finished = False
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        if self._finished:
+            raise StopAsyncIteration
+        if not self._begun:
+            self._pieces = await self._ws._next_message()
+            self._begun = True
+        if self._pieces:
+            return self._pieces.pop(0)
+        piece, self._finished = await self._ws._next_piece()
+        if self._finished and not piece:
+            raise StopAsyncIteration
+        return piece
+
+
+class _Frames:
+    """Iterates over frames."""
+
+    __slots__ = ("_ws",)
+
+    def __init__(self, ws: WebSocket) -> None:
+        self._ws = ws
+
+    def __aiter__(self) -> _Frames:
+        return self
+
+    async def __anext__(self) -> Frame:
+        frame = await self._ws._next_of_iteration()
+        assert isinstance(frame, Frame)  # of a RawFrameCore
+        return frame
+
+
+class _Chunks:
+    """Iterates over what is given to `send_stream`, whichever kind of iterable that is."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: Iterable[Data]) -> None:
+        self._source = iter(source)
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    async def __anext__(self) -> Data:
+        for chunk in self._source:
+            return chunk
+        raise StopAsyncIteration

@@ -183,6 +183,11 @@ class Http2Core(Http2Sender[_Stream]):
         return self._guard.settings_seen
 
     @property
+    def peer_takes_extended_connect(self) -> bool:
+        """Client: the server's SETTINGS offer extended CONNECT (RFC 8441 section 3)."""
+        return bool(self._h2.remote_settings.enable_connect_protocol)
+
+    @property
     def header_block_open(self) -> bool:
         """The peer has begun a header block and not finished it."""
         return self._guard.header_block_open

@@ -24,6 +24,7 @@ CHUNK = bytes(64 * 1024)
 
 config = Config().replace(
     websocket__max_message_size=16 * 1024 * 1024,
+    websocket__compression_threshold=1,  # whoever agrees on compression sees it
     http1__head_timeout=10.0,
     http2__max_concurrent_streams=1000,
     grpc__cors_origins=("*",),

@@ -59,6 +59,7 @@ class FakeExchange(Exchange):
         self.soon = 0  # calls of flush_soon
         self.sink: Callable[[bytes], None] | None = None
         self._unblocked = trio.Event()
+        self.when_writable: Callable[[], None] | None = None
 
     def deliver(self, data: bytes) -> None:
         """The peer sent this."""
@@ -75,6 +76,10 @@ class FakeExchange(Exchange):
         self.blocked = False
         self.flush()
         self._unblocked.set()
+        while self.when_writable is not None:
+            callback, self.when_writable = self.when_writable, None
+            callback()
+            self.flush()
 
     async def receive(self) -> bytes:
         raise AssertionError("a WebSocket attaches")
@@ -134,6 +139,10 @@ class FakeExchange(Exchange):
         if self.was_reset:
             raise ConnectionClosed(1006, "reset")
         await trio.lowlevel.checkpoint()
+
+    def call_when_writable(self, callback: Callable[[], None]) -> None:
+        assert self.when_writable is None
+        self.when_writable = callback
 
     def timer(self, callback: Callable[[], None]) -> Timer:
         return self.watchdog.timer(callback)

@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+from engine.errors import LocalProtocolError
+
 FIN = 0x80
 RSV = 0x70
 MASKED = 0x80
@@ -118,8 +120,17 @@ def parse_messages(data: bytes, offset: int, limit: int, append: Callable[[str |
         return offset
 
 
-def read_header(data: bytes, offset: int) -> tuple[int, int] | None:
-    """Measure the masked frame that starts at `offset`.
+def read_header(
+    data: bytes, offset: int, rsv_allowed: int = 0, *, any_opcode: bool = False, masked: bool = True
+) -> tuple[int, int] | None:
+    """Measure the frame that starts at `offset`.
+
+    Args:
+        data: what the peer sent.
+        offset: where the frame starts.
+        rsv_allowed: RSV bits that a frame which begins a message may have.
+        any_opcode: opcodes and RSV bits are somebody else's affair.
+        masked: the peer is a client, whose frames must be masked; a server's must not.
 
     Returns:
         Where the payload starts and how long it is; MALFORMED where the header breaks the protocol,
@@ -130,7 +141,7 @@ def read_header(data: bytes, offset: int) -> tuple[int, int] | None:
         return None
     first, second = data[offset], data[offset + 1]
     opcode, length, start = first & 0x0F, second & 0x7F, offset + 2
-    if opcode not in _KNOWN_OPCODES:
+    if opcode not in _KNOWN_OPCODES and not any_opcode:
         return MALFORMED
     if opcode >= CLOSE and (length > MAX_CONTROL_PAYLOAD or not first & FIN):
         return MALFORMED
@@ -148,9 +159,12 @@ def read_header(data: bytes, offset: int) -> tuple[int, int] | None:
         length = int.from_bytes(data[offset + 2 : start], "big")
         if length < 65536 or length >> 63:
             return MALFORMED
-    if first & RSV or not second & MASKED:
+    if bool(second & MASKED) is not masked:
         return MALFORMED
-    start += 4
+    if first & RSV and not any_opcode and (first & RSV & ~rsv_allowed or not 0 < opcode < CLOSE):
+        return MALFORMED
+    if masked:
+        start += 4
     return (start, length) if start <= len(data) else None
 
 
@@ -192,6 +206,24 @@ def close_payload(code: int, reason: str) -> bytes:
 
 # -- sending --------------------------------------------------------------
 
+
+def message_payload(message: str | bytes | bytearray | memoryview) -> tuple[int, bytes]:
+    """The opcode and the bytes of a message.
+
+    Raises:
+        LocalProtocolError: text that is not Unicode.
+        TypeError: neither text nor bytes.
+    """
+    if isinstance(message, str):
+        try:
+            return TEXT, message.encode()
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError(f"{error}; a text message must be Unicode, send bytes instead") from None
+    if isinstance(message, bytes | bytearray | memoryview):
+        return BINARY, bytes(message)
+    raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
+
+
 _SHORT_TEXT = [bytes((FIN | TEXT, length)) for length in range(126)]
 _SHORT_BINARY = [bytes((FIN | BINARY, length)) for length in range(126)]
 
@@ -214,6 +246,12 @@ def encoded_text_frame(payload: bytes) -> bytes:
 def binary_frame(payload: bytes) -> bytes:
     """A whole binary message as a server sends it; the payload is copied once."""
     return (_SHORT_BINARY[len(payload)] if len(payload) < 126 else _header(FIN | BINARY, len(payload))) + payload
+
+
+def any_frame(first: int, payload: bytes) -> bytes:
+    """A frame as a server sends it, by the first byte of its header."""
+    length = len(payload)
+    return (bytes((first, length)) if length < 126 else _header(first, length)) + payload
 
 
 def control_frame(opcode: int, payload: bytes) -> bytes:

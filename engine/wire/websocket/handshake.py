@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from engine.wire.websocket.extensions import Offer, parse_extensions
+
 Fields = Sequence[tuple[bytes, bytes]]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
@@ -32,12 +34,12 @@ class Accepted:
     Attributes:
         subprotocols: what the client offers, its favourite first, without repetitions.
         accept: the value of Sec-WebSocket-Accept; None over HTTP/2, which has no such field.
-        extensions: the raw values of Sec-WebSocket-Extensions, one a field; nothing is negotiated yet.
+        extensions: what the client offers, its favourite first; nothing is negotiated yet.
     """
 
     subprotocols: tuple[str, ...]
     accept: bytes | None
-    extensions: tuple[str, ...]
+    extensions: tuple[Offer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +154,11 @@ def _subprotocols(fields: Fields) -> tuple[str, ...]:
     return tuple(dict.fromkeys(offered))
 
 
-def _extensions(fields: Fields) -> tuple[str, ...]:
+def _extensions(fields: Fields) -> tuple[Offer, ...]:
     values = [value for key, value in fields if key == b"sec-websocket-extensions"]
     if any(_VISIBLE.fullmatch(value) is None for value in values):
         raise _Malformed("The sec-websocket-extensions field holds bytes that no extension can have.")
-    return tuple(value.decode("ascii") for value in values)
+    try:
+        return parse_extensions(value.decode("ascii") for value in values)
+    except ValueError as error:
+        raise _Malformed(f"The sec-websocket-extensions field is malformed: {error}.") from None

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.wire.websocket.extensions import Offer
 from engine.wire.websocket.handshake import Accepted, Refusal, accept_token, check_connect, check_upgrade, is_token
 
 GOOD = {
@@ -156,19 +157,15 @@ def test_a_subprotocol_that_is_no_token_is_400(value: bytes) -> None:
     assert status(upgrade(sec_websocket_protocol=value)) == 400
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        b"permessage-deflate; client_max_window_bits=abc",  # ValueError in wsproto
-        b'permessage-deflate; client_max_window_bits="10"',
-        b'x; q="a, b", permessage-deflate; unknown; unknown',  # wsproto splits inside the quotes
-        b"permessage-deflate; server_max_window_bits=99, permessage-deflate",
-    ],
-)
-def test_extension_offers_are_kept_as_they_came_and_none_is_negotiated(value: bytes) -> None:
-    answer = upgrade((b"sec-websocket-extensions", b"second"), sec_websocket_extensions=value)
+def test_extension_offers_are_read_in_order_from_all_fields() -> None:
+    answer = upgrade((b"sec-websocket-extensions", b"second"), sec_websocket_extensions=b'x; q="a, b", y;z=1')
     assert isinstance(answer, Accepted)
-    assert answer.extensions == (value.decode(), "second")
+    assert answer.extensions == (Offer("x", (("q", "a, b"),)), Offer("y", (("z", "1"),)), Offer("second"))
+
+
+@pytest.mark.parametrize("value", [b"a b", b"a;", b"a;=1", b"a;b=", b'a;b="c', b"a;b=(c)", b";b", b'"a"'])
+def test_extensions_that_break_the_grammar_are_400(value: bytes) -> None:
+    assert status(upgrade(sec_websocket_extensions=value)) == 400
 
 
 def test_extended_connect_needs_no_key_and_gets_no_accept() -> None:
