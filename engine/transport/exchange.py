@@ -237,11 +237,11 @@ class Exchange(ABC):
             ConnectionClosed: the response cannot arrive any more.
         """
 
+    @abstractmethod
     def call_when_writable(self, callback: Callable[[], None]) -> None:
         """Call back once, synchronously, when `queued` has fallen below its high-water mark, or the
         peer is lost: for what is written by no task. The callback may write and `flush_soon`; it must
         not `flush`, for a write may be under way. There is one callback at a time."""
-        raise NotImplementedError
 
     async def send_head(self, status: int, headers: Fields = (), *, end: bool = False) -> None:
         """`write_head` and `drain`."""

@@ -118,7 +118,10 @@ class FakeExchange(Exchange):
         return item
 
     def attach(self, sink: Callable[[bytes], None]) -> None:
-        raise NotImplementedError
+        raise AssertionError("a gRPC call does not attach")
+
+    def call_when_writable(self, callback: Callable[[], None]) -> None:
+        raise AssertionError("a gRPC call waits in its own task")
 
     def pause_receiving(self) -> None:
         raise NotImplementedError
