@@ -69,7 +69,7 @@ def test_the_commands_name_scripts_that_exist() -> None:
 
 def test_the_commands_name_modules_that_exist() -> None:
     modules = set(re.findall(r"python -m ([\w.]+)", README))
-    assert modules >= {"engine", "fuzz", "tests.benchmarks.compare"}
+    assert modules >= {"engine", "fuzz", "tests.benchmarks.compare", "tests.benchmarks.websocket"}
     for module in modules:
         assert importlib.util.find_spec(module), module
 

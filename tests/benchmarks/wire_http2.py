@@ -1,6 +1,6 @@
 """Microseconds for one gRPC unary exchange through the HTTP/2 core, beside plain h2 in the same run.
 
-    python tests/benchmarks/wire_http2.py [EXCHANGES]
+    python -m tests.benchmarks.wire_http2 [EXCHANGES]
 
 An exchange is what a server does for it without I/O: request HEADERS and DATA in, the bytes consumed,
 response HEADERS, 20 bytes of DATA and trailers out. The client's bytes are made beforehand.
@@ -12,9 +12,6 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import hpack
 from h2.config import H2Configuration

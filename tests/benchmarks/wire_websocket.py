@@ -1,18 +1,14 @@
 """Microseconds of one 32-byte echo: the core here, wsproto alone, and websockets' sans-IO protocol.
 
-`python tests/benchmarks/wire_websocket.py` prints all of them from one run, since only their ratios
+`python -m tests.benchmarks.wire_websocket` prints all of them from one run, since only their ratios
 mean anything. One frame in a buffer is what a slow conversation looks like, 64 what a busy one does.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from websockets.frames import Opcode
 from websockets.protocol import State

@@ -1,0 +1,102 @@
+"""Runs the load generators, each on the core that the server does not have."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.servers import FOLDER, LOAD_CORE, Running
+
+Figures = dict[str, float]
+"""What one load found, by name: `rate` (a second), `p50_us`, `p99_us`, `load_busy` (share of its core) …"""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One kind of load: how many connections keep how many messages of which size on the way."""
+
+    connections: int
+    in_flight: int
+    size: int = 32  # bytes of a message
+
+    def __str__(self) -> str:
+        return f"{self.connections}×{self.in_flight}" + (f" of {_bytes(self.size)}" if self.size != 32 else "")
+
+
+def _bytes(size: int) -> str:
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size} B"
+
+
+def run_pinned(*command: str, limit: float) -> str:
+    """What a command prints that has the load's core.
+
+    Raises:
+        RuntimeError: it, or a system package, is missing, or it failed.
+    """
+    for program, package in ((command[0], _PACKAGES.get(command[0])), ("taskset", "util-linux")):
+        if shutil.which(program) is None:
+            raise RuntimeError(f"{program} is missing; install the system package {package}")
+    pinned = ("taskset", "-c", str(LOAD_CORE), *command)
+    done = subprocess.run(pinned, capture_output=True, text=True, timeout=limit, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+_PACKAGES = {"h2load": "nghttp2-client", "gcc": "gcc"}
+
+
+@functools.cache
+def _ws_load() -> Path:
+    """The compiled load generator."""
+    if shutil.which("gcc") is None:
+        raise RuntimeError("gcc is missing; install the system package gcc")
+    folder = Path(tempfile.gettempdir()) / f"engine-benchmarks-{sysconfig.get_platform()}"
+    folder.mkdir(exist_ok=True)
+    program, source = folder / "ws_load", FOLDER / "ws_load.c"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)], check=True)
+    return program
+
+
+def websocket_load(running: Running, load: Load, seconds: float, mode: str = "echo") -> Figures:
+    """`ws_load.c`: every answer must be a whole one."""
+    arguments = (
+        mode, running.address, running.server.path, load.connections, load.in_flight, load.size, seconds,
+    )  # fmt: skip
+    found: Figures = json.loads(run_pinned(str(_ws_load()), *map(str, arguments), limit=seconds + 60))
+    return found
+
+
+def hub_load(running: Running, load: Load, seconds: float) -> Figures:
+    """Invocations of `Echo`, SignalR's JSON over WebSocket."""
+    return websocket_load(running, load, seconds, "hub")
+
+
+def grpc_load(running: Running, load: Load, seconds: float) -> Figures:
+    """h2load with one framed HelloRequest; every answer must carry a whole reply."""
+    message = b"\x0a\x05world"
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(b"\x00" + len(message).to_bytes(4, "big") + message)
+        body.flush()
+        report = run_pinned(
+            "h2load", f"-c{load.connections}", f"-m{load.in_flight}", "-D", f"{seconds:.0f}", "--warm-up-time", "1",
+            "-d", body.name, "-H", "content-type: application/grpc", "-H", "te: trailers",
+            f"http://127.0.0.1:{running.address}/greet.Greeter/SayHello", limit=seconds + 30,
+        )  # fmt: skip
+    counts = re.search(r"requests: .* (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored", report)
+    data = re.search(r"\((\d+)\) data", report)
+    rate = re.search(r"([\d.]+) req/s", report)
+    if not (counts and data and rate) or counts[1] != counts[2] or int(counts[1]) == 0:
+        raise RuntimeError(f"h2load reports errors:\n{report}")
+    reply = 5 + 2 + len("Hello world")  # prefix, field, text: less means that some answers were bare statuses
+    if int(data[1]) < reply * int(counts[1]):
+        raise RuntimeError(f"some calls had no reply:\n{report}")
+    return {"rate": float(rate[1])}

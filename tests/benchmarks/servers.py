@@ -1,0 +1,102 @@
+"""Starts a server to measure, on a core of its own, and finds out where it listens.
+
+A server prints its port on a line of its own, or its URL, before it serves. One on a Unix socket is
+told the path by `{folder}` in its command, which becomes a temporary folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+PYTHON = sys.executable
+BENCH_PYTHON = str(ROOT / ".venv-bench" / "bin" / "python")
+SERVER_CORE, LOAD_CORE = (0, 1) if (os.cpu_count() or 1) > 1 else (0, 0)
+START_LIMIT = 30.0  # seconds
+
+_PORT = re.compile(r"(?:^(\d{2,5})$)|(?:://127\.0\.0\.1:(\d{2,5})\b)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server to measure: the engine in one of its ways, or a peer."""
+
+    name: str
+    command: tuple[str, ...]
+    path: str = "/"  # what a load asks for
+    socket: str = ""  # of a Unix socket, with `{folder}`; else it listens on 127.0.0.1
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_installed(self) -> bool:
+        """Its Python is there; those of other environments come with `bash .ci/setup bench`."""
+        return Path(self.command[0]).exists()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that listens."""
+
+    server: Server
+    address: str  # a port on 127.0.0.1, or the path of a Unix socket
+    pid: int
+
+
+def engine(name: str = "engine", path: str = "/", *options: str, app: str = "app", port: str = "0") -> Server:
+    """The engine, serving `tests.benchmarks.engine_app` with these options of `python -m engine serve`."""
+    target = f"tests.benchmarks.engine_app:{app}"
+    return Server(name, (PYTHON, "-m", "engine", "serve", target, "--port", port, *options), path)
+
+
+def peer(name: str, script: str, path: str = "/", *arguments: str, python: str = PYTHON) -> Server:
+    """A script of `peers/`."""
+    return Server(name, (python, str(FOLDER / "peers" / f"{script}.py"), *arguments), path)
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Running]:
+    """Start a server on its core; it is killed at the end.
+
+    Raises:
+        RuntimeError: it does not say where it listens within `START_LIMIT`.
+    """
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [part.replace("{folder}", folder) for part in server.command],
+            cwd=ROOT,
+            env={**os.environ, **server.environment},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+        )
+        assert process.stdout is not None
+        alarm = threading.Timer(START_LIMIT, process.kill)
+        alarm.start()
+        try:
+            printed = ""
+            for line in process.stdout:
+                printed += line
+                if match := _PORT.search(printed):
+                    alarm.cancel()
+                    # Whatever else it prints must not fill the pipe.
+                    threading.Thread(target=process.stdout.read, daemon=True).start()
+                    address = server.socket.replace("{folder}", folder) or match[1] or match[2]
+                    yield Running(server, address, process.pid)
+                    return
+            errors.seek(0)
+            raise RuntimeError(f"{server.name} printed no port:\n{printed}{errors.read().decode()}")
+        finally:
+            alarm.cancel()
+            process.kill()
+            process.wait()
