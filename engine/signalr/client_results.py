@@ -8,7 +8,7 @@ Spec: docs/specs/HubProtocol.md, "Client Results"; ClientResultsManager.cs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import trio
@@ -17,8 +17,21 @@ from engine.errors import ConnectionClosed, HubError, LimitExceeded, LimitKind, 
 from engine.signalr import texts
 
 if TYPE_CHECKING:
-    from engine.signalr.connection import HubConnection
-    from engine.wire.signalr.messages import Completion
+    from engine.config import SignalRConfig
+    from engine.wire.signalr.messages import Completion, HubProtocol
+
+
+class Respondent(Protocol):
+    """The connection whose client is asked."""
+
+    settings: SignalRConfig
+    protocol: HubProtocol
+
+    @property
+    def connection_id(self) -> str: ...
+
+    def send(self, payload: bytes) -> None:
+        """Write hub messages to the client."""
 
 
 class _Call:
@@ -51,7 +64,7 @@ class ClientResults:
         for call in self._calls.values():
             call.done.set()
 
-    async def ask(self, connection: HubConnection, call_id: str, target: str, payload: bytes, result_type: Any) -> Any:
+    async def ask(self, connection: Respondent, call_id: str, target: str, payload: bytes, result_type: Any) -> Any:
         """Send `payload`, a call with this id, and wait for the result.
 
         Cancellation gives the result up.

@@ -215,7 +215,7 @@ class HubConnection:
         """A hub object for one invocation."""
         hub = self.hub.factory()
         hub._connection = self
-        hub._slot = slot
+        hub._turn = slot
         return hub
 
     def _forget(self) -> None:
@@ -398,7 +398,7 @@ class HubConnection:
         if self._state not in _SENDING:
             return 0
         transport = self.transport
-        frame = call.frame(self, self.protocol)
+        frame = call.frame(self.protocol, transport)
         policy = self.settings.slow_client
         if policy != "close" and transport.queued > HIGH_WATER and self._deliver_late(frame):
             return min(transport.queued, self.outbox_size)

@@ -25,7 +25,7 @@ import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import outcome
 import trio
@@ -33,15 +33,44 @@ import trio
 from engine.errors import HubError, LimitExceeded, LimitKind, RemoteProtocolError
 from engine.signalr import texts
 from engine.signalr.binding import ArgumentsRejected, HubMethod
-from engine.signalr.uploads import Uploads
+from engine.signalr.uploads import Source, Uploads
 from engine.wire.signalr.messages import Invocation, StreamInvocation
 
 if TYPE_CHECKING:
     from engine.config import SignalRConfig
-    from engine.signalr.connection import HubConnection
+    from engine.signalr.hub import Hub, HubCallerContext
+    from engine.signalr.runtime import HubRuntime
+    from engine.signalr.transports import HubTransport
+    from engine.wire.signalr.messages import HubProtocol
 
 _HIGH_WATER = 64 * 1024  # bytes queued before an invocation waits; as in `engine.transport.outbox`
 _YIELD_EVERY = 64  # stream items between two checkpoints that let other tasks run
+
+
+class Owner(Source, Protocol):
+    """The connection that invocations come from, and that their outcomes go to."""
+
+    protocol: HubProtocol
+    transport: HubTransport
+    context: HubCallerContext
+
+    @property
+    def hub(self) -> HubRuntime: ...
+
+    def make_hub(self, slot: Slot | None) -> Hub:
+        """A hub object for one invocation."""
+
+    def send(self, payload: bytes, *, more: bool = False) -> None:
+        """Write hub messages to the client; ignored when it is gone."""
+
+    async def drain(self) -> None:
+        """Wait while the client takes too little; return at once where it is gone."""
+
+    def fail(self, error: Exception) -> None:
+        """End the connection for what the client sent or what cannot be sent to it."""
+
+    def log_error(self, method: str, error: Exception) -> None:
+        """Log what left user code, once."""
 
 
 class Slot:
@@ -103,7 +132,7 @@ class Dispatcher:
         "uploads",
     )
 
-    def __init__(self, connection: HubConnection, settings: SignalRConfig) -> None:
+    def __init__(self, connection: Owner, settings: SignalRConfig) -> None:
         # immutable
         self._connection = connection
         self._settings = settings

@@ -137,7 +137,7 @@ class HubEndpoint:
         self._requests: TransportRequests
         self._manager: HubLifetimeManager = LocalLifetimeManager()
         self._filters = FilterChain(filters)
-        self.context = HubContext(self._manager, self._filters)
+        self.context = HubContext(self._manager, self._filters.send)
 
     @property
     def dropped(self) -> int:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from engine.signalr.clients import OutgoingMessage, SendFilter, SendNext
+
 if TYPE_CHECKING:
     from engine.signalr.binding import HubMethod
     from engine.signalr.hub import Hub, HubCallerContext
@@ -42,20 +44,9 @@ class HubInvocation:
         return self.hub.context
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingMessage:
-    """A call of a client method, before it is encoded."""
-
-    method: str
-    arguments: tuple[Any, ...]
-    wants_result: bool = False
-    """One client was asked, and its result is what `call` returns."""
-
-
 InvokeNext: TypeAlias = Callable[[HubInvocation], Awaitable[Any]]
 ConnectedNext: TypeAlias = Callable[["Hub"], Awaitable[None]]
 DisconnectedNext: TypeAlias = Callable[["Hub", Exception | None], Awaitable[None]]
-SendNext: TypeAlias = Callable[[OutgoingMessage], Awaitable[Any]]
 
 
 class HubFilter:
@@ -106,7 +97,7 @@ class FilterChain:
         self.disconnected = (
             _nested([each.on_disconnected for each in disconnected], _disconnected) if disconnected else None
         )
-        self.send = partial(_send, send) if send else None
+        self.send: SendFilter | None = partial(_send, send) if send else None
 
 
 def _overrides(each: HubFilter, name: str) -> bool:

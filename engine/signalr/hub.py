@@ -7,8 +7,8 @@ outlive it goes to `self.context.items`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from engine.errors import LocalProtocolError
 from engine.signalr.binding import rename, restrict
@@ -18,16 +18,50 @@ from engine.signalr.presence import Presence
 
 if TYPE_CHECKING:
     from engine.signalr.auth import User
-    from engine.signalr.connection import HubConnection
-    from engine.signalr.dispatcher import Slot
-    from engine.signalr.filters import FilterChain
+    from engine.signalr.clients import SendFilter, Turn
     from engine.signalr.lifetime import HubLifetimeManager
+    from engine.signalr.transports import HubTransport
     from engine.transport.exchange import RequestHead
 
 __all__ = ["Hub", "HubCallerContext", "HubContext", "authorize", "hub_method"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+
+
+class Mount(Protocol):
+    """What the hubs of one mount share."""
+
+    manager: HubLifetimeManager
+    groups: Groups
+    presence: Presence
+    send_filter: SendFilter | None
+
+
+class Caller(Protocol):
+    """The connection that a hub is called by."""
+
+    transport: HubTransport
+    context: HubCallerContext
+    user: User | None
+
+    @property
+    def hub(self) -> Mount: ...
+
+    @property
+    def head(self) -> RequestHead: ...
+
+    @property
+    def connection_id(self) -> str: ...
+
+    @property
+    def user_id(self) -> str | None: ...
+
+    def start_soon(self, function: Callable[..., Awaitable[Any]], arguments: Sequence[Any] = ()) -> None:
+        """Run something until the connection ends."""
+
+    def abort(self) -> None:
+        """End the connection for good."""
 
 
 def hub_method(*, name: str) -> Callable[[F], F]:
@@ -67,8 +101,8 @@ class HubContext:
 
     __slots__ = ("clients", "groups", "presence")
 
-    def __init__(self, manager: HubLifetimeManager, filters: FilterChain) -> None:
-        self.clients = HubClients(manager, filters)
+    def __init__(self, manager: HubLifetimeManager, send_filter: SendFilter | None = None) -> None:
+        self.clients = HubClients(manager, send_filter)
         """Whom to send to."""
         self.groups = Groups(manager)
         """Add connections to groups and remove them."""
@@ -81,7 +115,7 @@ class HubCallerContext:
 
     __slots__ = ("_connection", "connection_id", "items", "request", "transport", "user_id")
 
-    def __init__(self, connection: HubConnection) -> None:
+    def __init__(self, connection: Caller) -> None:
         self._connection = connection
         self.connection_id = connection.connection_id
         """The public id; it addresses the connection in `clients` and `groups`, and in nothing else."""
@@ -127,8 +161,8 @@ class Hub:
     client sends, to be read with `async for`. Raise `HubError` for a text that the client may read.
     """
 
-    _connection: HubConnection | None = None
-    _slot: Slot | None = None
+    _connection: Caller | None = None
+    _turn: Turn | None = None
 
     @property
     def context(self) -> HubCallerContext:
@@ -138,7 +172,9 @@ class Hub:
     @property
     def clients(self) -> CallerClients:
         """Whom to send to."""
-        return CallerClients(self._bound(), self._slot)
+        connection = self._bound()
+        mount = connection.hub
+        return CallerClients(mount.manager, mount.send_filter, connection.connection_id, self._turn)
 
     @property
     def groups(self) -> Groups:
@@ -163,7 +199,7 @@ class Hub:
     async def on_authentication_refreshed(self) -> None:
         """Called when the client has shown new credentials in time (`signalr.authentication_refresh`)."""
 
-    def _bound(self) -> HubConnection:
+    def _bound(self) -> Caller:
         if self._connection is None:
             raise LocalProtocolError("a hub object works only while the engine calls it; do not make one yourself")
         return self._connection

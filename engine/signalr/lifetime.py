@@ -9,20 +9,21 @@ and whoever has let its outbox fill up is closed (`LocalLifetimeManager.slow_clo
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 from engine.errors import ConnectionClosed, LimitExceeded, LimitKind
-from engine.signalr.presence import PresenceChange, PresenceEvent
+from engine.signalr.presence import Directory, PresenceChange, PresenceEvent
 from engine.signalr.texts import no_such_connection
 
 if TYPE_CHECKING:
-    from engine.signalr.connection import HubConnection
+    from engine.config import SignalRConfig
     from engine.signalr.presence import PresenceWatch
+    from engine.signalr.transports import HubTransport
     from engine.wire.signalr.messages import HubProtocol
 
 _NOBODY: frozenset[str] = frozenset()
@@ -40,29 +41,52 @@ class OutgoingCall:
         self.arguments = arguments
         self._frames: dict[tuple[str, str], bytes] = {}
 
-    def frame(self, connection: HubConnection, protocol: HubProtocol) -> bytes:
-        """The bytes for this connection's protocol and transport.
+    def frame(self, protocol: HubProtocol, transport: HubTransport) -> bytes:
+        """The bytes for connections with this protocol and this kind of transport.
 
         Raises:
             TypeError, ValueError: an argument cannot be encoded.
         """
-        key = (protocol.name, connection.transport.framing)
+        key = (protocol.name, transport.framing)
         frame = self._frames.get(key)
         if frame is None:
             payload = protocol.invocation(self.target, self.arguments)
-            frame = self._frames[key] = connection.transport.frame(payload)
+            frame = self._frames[key] = transport.frame(payload)
         return frame
 
 
-class HubLifetimeManager(ABC):
+class Member(Protocol):
+    """A connection as the registry sees it."""
+
+    settings: SignalRConfig
+    outbox_size: int
+    groups: set[str]
+
+    @property
+    def connection_id(self) -> str: ...
+
+    @property
+    def user_id(self) -> str | None: ...
+
+    def deliver(self, call: OutgoingCall) -> int:
+        """Put a call into the outbox without ever waiting; how many bytes are in it now."""
+
+    async def drain(self) -> None:
+        """Wait while the client takes too little; return at once where it is gone."""
+
+    async def invoke_client(self, call_id: str, target: str, arguments: Sequence[Any], result_type: Any) -> Any:
+        """Call a method of the client and wait for its result."""
+
+
+class HubLifetimeManager(Directory):
     """Delivery to connections, groups and users of one hub. Unknown receivers are no error."""
 
     @abstractmethod
-    async def connected(self, connection: HubConnection) -> None:
+    async def connected(self, connection: Member) -> None:
         """A connection finished its handshake."""
 
     @abstractmethod
-    async def disconnected(self, connection: HubConnection) -> None:
+    async def disconnected(self, connection: Member) -> None:
         """A connection is gone; it leaves all its groups."""
 
     @abstractmethod
@@ -102,38 +126,14 @@ class HubLifetimeManager(ABC):
     async def remove_from_group(self, connection_id: str, group: str) -> None:
         """Idempotent."""
 
-    @abstractmethod
-    async def find_connections(self, group: str | None, user_id: str | None) -> list[str]:
-        """The connection ids in this group and of this user, where they are given."""
-
-    @abstractmethod
-    async def count_connections(self, group: str | None, user_id: str | None) -> int:
-        """How many `find_connections` finds."""
-
-    @abstractmethod
-    async def find_users(self, group: str | None) -> list[str]:
-        """The users with connections, in this group where it is given."""
-
-    @abstractmethod
-    async def groups_of(self, connection_id: str) -> list[str]:
-        """What a connection is a member of."""
-
-    @abstractmethod
-    def add_watch(self, watch: PresenceWatch) -> None:
-        """Offer all changes to it from now on."""
-
-    @abstractmethod
-    def remove_watch(self, watch: PresenceWatch) -> None:
-        """No more."""
-
 
 class LocalLifetimeManager(HubLifetimeManager):
     """All connections live in this process."""
 
     def __init__(self) -> None:
-        self._connections: dict[str, HubConnection] = {}
-        self._groups: dict[str, dict[str, HubConnection]] = {}
-        self._users: dict[str, dict[str, HubConnection]] = {}
+        self._connections: dict[str, Member] = {}
+        self._groups: dict[str, dict[str, Member]] = {}
+        self._users: dict[str, dict[str, Member]] = {}
         self._call_ids = count(1)
         self._watches: set[PresenceWatch] = set()
         self.slow_closed = 0  # connections that were closed because they took too little
@@ -142,13 +142,13 @@ class LocalLifetimeManager(HubLifetimeManager):
         """Connections."""
         return len(self._connections)
 
-    async def connected(self, connection: HubConnection) -> None:
+    async def connected(self, connection: Member) -> None:
         self._connections[connection.connection_id] = connection
         if connection.user_id is not None:
             self._users.setdefault(connection.user_id, {})[connection.connection_id] = connection
         self._tell(PresenceChange.CONNECTED, connection)
 
-    async def disconnected(self, connection: HubConnection) -> None:
+    async def disconnected(self, connection: Member) -> None:
         connection_id = connection.connection_id
         if self._connections.pop(connection_id, None) is None:
             return
@@ -175,13 +175,13 @@ class LocalLifetimeManager(HubLifetimeManager):
         if len(members) == 1:
             await self._deliver(call, members[0], excluded)
             return
-        everybody: dict[str, HubConnection] = {}
+        everybody: dict[str, Member] = {}
         for each in members:
             everybody |= each
         await self._deliver(call, everybody, excluded)
 
     async def send_users(self, call: OutgoingCall, user_ids: Iterable[str]) -> None:
-        everybody: dict[str, HubConnection] = {}
+        everybody: dict[str, Member] = {}
         for user_id in user_ids:
             everybody |= self._users.get(user_id, {})
         await self._deliver(call, everybody)
@@ -236,7 +236,7 @@ class LocalLifetimeManager(HubLifetimeManager):
     def remove_watch(self, watch: PresenceWatch) -> None:
         self._watches.discard(watch)
 
-    def _find(self, group: str | None, user_id: str | None) -> Mapping[str, HubConnection]:
+    def _find(self, group: str | None, user_id: str | None) -> Mapping[str, Member]:
         if user_id is None:
             return self._connections if group is None else self._groups.get(group, {})
         of_user = self._users.get(user_id, {})
@@ -244,14 +244,14 @@ class LocalLifetimeManager(HubLifetimeManager):
             return of_user
         return {key: connection for key, connection in of_user.items() if group in connection.groups}
 
-    def _tell(self, change: PresenceChange, connection: HubConnection, group: str | None = None) -> None:
+    def _tell(self, change: PresenceChange, connection: Member, group: str | None = None) -> None:
         if self._watches:
             event = PresenceEvent(change, connection.connection_id, connection.user_id, group)
             for watch in self._watches:
                 watch.offer(event)
 
     async def _deliver(
-        self, call: OutgoingCall, receivers: dict[str, HubConnection], excluded: Collection[str] = _NOBODY
+        self, call: OutgoingCall, receivers: dict[str, Member], excluded: Collection[str] = _NOBODY
     ) -> None:
         crowded = False
         # A copy: connections come and go while a long broadcast yields.
@@ -270,7 +270,7 @@ class LocalLifetimeManager(HubLifetimeManager):
             await trio.lowlevel.checkpoint()
 
 
-def _discard(table: dict[str, dict[str, HubConnection]], key: str, connection_id: str) -> None:
+def _discard(table: dict[str, dict[str, Member]], key: str, connection_id: str) -> None:
     members = table.get(key)
     if members is not None:
         members.pop(connection_id, None)

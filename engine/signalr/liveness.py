@@ -12,7 +12,7 @@ Spec: HubConnectionContext.cs (KeepAliveTick, CheckClientTimeout), HttpConnectio
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -21,9 +21,32 @@ from engine.errors import LimitExceeded, LimitKind
 if TYPE_CHECKING:
     from engine.config import SignalRConfig
     from engine.signalr.auth import User
-    from engine.signalr.connection import HubConnection
     from engine.signalr.transports import HubTransport
     from engine.transport.watchdog import Timer
+
+
+class Living(Protocol):
+    """The connection that is kept or ended by the clock."""
+
+    @property
+    def is_open(self) -> bool:
+        """The handshake is done and nobody has ended the connection."""
+
+    @property
+    def is_listening(self) -> bool:
+        """What the client sends is read: else it is not its fault that it seems silent."""
+
+    def send_ping(self) -> None:
+        """Nothing was sent for a while."""
+
+    def handshake_late(self) -> None:
+        """The client took too long over its handshake."""
+
+    def authentication_expired(self) -> None:
+        """The client is to come back with new credentials."""
+
+    def fail(self, error: Exception) -> None:
+        """End the connection with an error."""
 
 
 class Liveness:
@@ -37,7 +60,7 @@ class Liveness:
 
     __slots__ = ("_client", "_connection", "_expiry", "_main", "_settings", "_transport", "armed", "heard", "sent")
 
-    def __init__(self, connection: HubConnection, settings: SignalRConfig, transport: HubTransport) -> None:
+    def __init__(self, connection: Living, settings: SignalRConfig, transport: HubTransport) -> None:
         self._connection = connection
         self._settings = settings
         self._transport = transport

@@ -1,10 +1,12 @@
 """Who is there: the connections of a hub, of a group, of a user, and how that changes.
 
-Owns: the questions, and the queue of changes of each watcher. The lifetime manager has the answers.
+Owns: the questions, and the queue of changes of each watcher. A `Directory` has the answers: the
+lifetime manager is one.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -17,9 +19,7 @@ from engine.errors import LimitExceeded, LimitKind
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from engine.signalr.lifetime import HubLifetimeManager
-
-__all__ = ["Presence", "PresenceChange", "PresenceEvent", "PresenceWatch"]
+__all__ = ["Directory", "Presence", "PresenceChange", "PresenceEvent", "PresenceWatch"]
 
 MAX_WAITING = 10_000  # changes that one watcher has not looked at; as many as connections of a worker
 
@@ -43,33 +43,61 @@ class PresenceEvent:
     group: str | None = None
 
 
+class Directory(ABC):
+    """Who knows the connections of one hub."""
+
+    @abstractmethod
+    async def find_connections(self, group: str | None, user_id: str | None) -> list[str]:
+        """The connection ids in this group and of this user, where they are given."""
+
+    @abstractmethod
+    async def count_connections(self, group: str | None, user_id: str | None) -> int:
+        """How many `find_connections` finds."""
+
+    @abstractmethod
+    async def find_users(self, group: str | None) -> list[str]:
+        """The users with connections, in this group where it is given."""
+
+    @abstractmethod
+    async def groups_of(self, connection_id: str) -> list[str]:
+        """What a connection is a member of."""
+
+    @abstractmethod
+    def add_watch(self, watch: PresenceWatch) -> None:
+        """Offer all changes to it from now on."""
+
+    @abstractmethod
+    def remove_watch(self, watch: PresenceWatch) -> None:
+        """No more."""
+
+
 class Presence:
     """`self.presence` of a hub, and of a `HubContext`."""
 
-    __slots__ = ("_manager",)
+    __slots__ = ("_directory",)
 
-    def __init__(self, manager: HubLifetimeManager) -> None:
-        self._manager = manager
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
 
     async def connections(self, *, group: str | None = None, user_id: str | None = None) -> list[str]:
         """Connection ids: all, or those in a group, or of a user, or of a user in a group."""
-        return await self._manager.find_connections(group, user_id)
+        return await self._directory.find_connections(group, user_id)
 
     async def count(self, *, group: str | None = None, user_id: str | None = None) -> int:
         """How many `connections` there are."""
-        return await self._manager.count_connections(group, user_id)
+        return await self._directory.count_connections(group, user_id)
 
     async def is_online(self, user_id: str) -> bool:
         """The user has a connection."""
-        return await self._manager.count_connections(None, user_id) > 0
+        return await self._directory.count_connections(None, user_id) > 0
 
     async def users(self, *, group: str | None = None) -> list[str]:
         """The users that have a connection (in this group)."""
-        return await self._manager.find_users(group)
+        return await self._directory.find_users(group)
 
     async def groups(self, connection_id: str) -> list[str]:
         """What a connection is a member of; nothing where there is none with this id."""
-        return await self._manager.groups_of(connection_id)
+        return await self._directory.groups_of(connection_id)
 
     def watch(self, *, group: str | None = None, user_id: str | None = None) -> PresenceWatch:
         """Changes from now on; `async with` nothing, only `with`, and iterate inside.
@@ -83,14 +111,14 @@ class Presence:
             group: only joins and leaves of this group; None: connections that come and go.
             user_id: only of this user.
         """
-        return PresenceWatch(self._manager, group, user_id)
+        return PresenceWatch(self._directory, group, user_id)
 
 
 class PresenceWatch:
     """An endless async iterator of `PresenceEvent`; see `Presence.watch`."""
 
-    def __init__(self, manager: HubLifetimeManager, group: str | None, user_id: str | None) -> None:
-        self._manager = manager
+    def __init__(self, directory: Directory, group: str | None, user_id: str | None) -> None:
+        self._directory = directory
         self._group = group
         self._user_id = user_id
         self._events: deque[PresenceEvent] = deque()
@@ -98,13 +126,13 @@ class PresenceWatch:
         self._news = trio.Event()
 
     def __enter__(self) -> Self:
-        self._manager.add_watch(self)
+        self._directory.add_watch(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._manager.remove_watch(self)
+        self._directory.remove_watch(self)
 
     def __aiter__(self) -> PresenceWatch:
         return self

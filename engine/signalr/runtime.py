@@ -14,6 +14,7 @@ from engine.signalr.presence import Presence
 if TYPE_CHECKING:
     from engine.config import SignalRConfig
     from engine.signalr.binding import HubMethods
+    from engine.signalr.clients import SendFilter
     from engine.signalr.hub import Hub
     from engine.wire.signalr.messages import HubProtocol
 
@@ -33,7 +34,9 @@ class HubRuntime:
     groups: Groups = field(init=False)
     dropped: int = 0  # broadcasts that slow clients did not get, where `signalr.slow_client` drops them
     presence: Presence = field(init=False)
+    send_filter: SendFilter | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.groups = Groups(self.manager)
         self.presence = Presence(self.manager)
+        self.send_filter = self.filters.send

@@ -23,8 +23,8 @@ Spec: docs/specs/HubProtocol.md, "Upload streaming"; StreamTracker.cs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import trio
@@ -32,12 +32,22 @@ import trio
 from engine.errors import HubError, LimitExceeded, LimitKind, RemoteProtocolError
 from engine.signalr import texts
 
-if TYPE_CHECKING:
-    from engine.signalr.connection import HubConnection
-
 _PATIENCE = 0.05  # seconds; long for a method that reads, short for a client that waits for its pings
 _ITEM_COST = 200  # bytes beside its own that a waiting item takes
 _YIELD_EVERY = 64  # items that were there already between two checkpoints that let other tasks run
+
+
+class Source(Protocol):
+    """The connection that items come from, as far as they need it."""
+
+    def hold_reading(self, reason: object) -> None:
+        """Read nothing more until `release_reading` for all reasons."""
+
+    def release_reading(self, reason: object) -> None:
+        """This reason is gone. Idempotent."""
+
+    def start_soon(self, function: Callable[..., Awaitable[Any]], arguments: Sequence[Any] = ()) -> None:
+        """Run something until the connection ends."""
 
 
 class Upload:
@@ -126,7 +136,7 @@ class Uploads:
 
     __slots__ = ("_backlog", "_capacity", "_connection", "_held_by", "_max_backlog", "_open", "_progress", "_watching")
 
-    def __init__(self, connection: HubConnection, capacity: int, max_backlog: int) -> None:
+    def __init__(self, connection: Source, capacity: int, max_backlog: int) -> None:
         # immutable
         self._connection = connection
         self._capacity = capacity
