@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.signalr.hub import Hub, HubContext, authorize, hub_method
     from engine.transport.callbacks import StreamProtocol
     from engine.websocket.broadcast import broadcast
+    from engine.websocket.callbacks import WebSocketProtocol
     from engine.websocket.client import connect_websocket
     from engine.websocket.connection import WebSocket
     from engine.websocket.reconnect import reconnecting_websocket
@@ -41,6 +42,7 @@ __all__ = [
     "StreamProtocol",
     "StreamingResponse",
     "WebSocket",
+    "WebSocketProtocol",
     "__version__",
     "authorize",
     "broadcast",
@@ -67,6 +69,7 @@ _HOMES = {
     "StreamProtocol": "engine.transport.callbacks",
     "StreamingResponse": "engine.http.response",
     "WebSocket": "engine.websocket.connection",
+    "WebSocketProtocol": "engine.websocket.callbacks",
     "authorize": "engine.signalr.hub",
     "broadcast": "engine.websocket.broadcast",
     "connect_websocket": "engine.websocket.client",

@@ -31,10 +31,10 @@ from engine.observe.log import printable
 from engine.routing import Endpoint, ProtocolRoute, RouteInfo, Router, protocol_route
 from engine.signalr.endpoint import HubEndpoint
 from engine.signalr.hub import Hub, HubContext
+from engine.websocket.callbacks import CallbackEndpoint, WebSocketProtocol
 from engine.websocket.endpoint import WebSocketEndpoint
 
 if TYPE_CHECKING:
-    from engine.transport.callbacks import StreamProtocol
     from engine.transport.exchange import Exchange
 
 __all__ = ["App"]
@@ -42,6 +42,7 @@ __all__ = ["App"]
 Lifespan = Callable[["App"], AbstractAsyncContextManager[None]]
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _HubClass = TypeVar("_HubClass", bound=type)
+_Factory = TypeVar("_Factory", bound=Callable[[], Any])
 
 _access_log = logging.getLogger("engine.access")
 _error_log = logging.getLogger("engine.error")
@@ -178,22 +179,32 @@ class App:
         known = ", ".join(path for path, _, _ in self._hubs) or "none"
         raise ConfigError("hub", hub if isinstance(hub, str) else _name(hub), f"it is not mounted; known: {known}")
 
-    def protocol(
-        self, address: int | str, factory: Callable[[], StreamProtocol], *, tls: bool = False
-    ) -> Callable[[], StreamProtocol]:
-        """Serve a protocol of your own on a port or Unix socket of its own, beside HTTP.
+    def protocol(self, address: int | str, factory: _Factory, *, tls: bool = False, **options: Any) -> _Factory:
+        """Serve a protocol of your own as synchronous callbacks, which the driver runs with no task switch.
 
-        It shares the server's limits, TLS, drain and logging; its callbacks run in the driver, with
-        no task switch.
+        On a port or Unix socket of its own, beside HTTP, it gets the bytes; on the path of a WebSocket it
+        gets messages or frames. Either way it shares the server's limits, TLS, drain and logging.
 
         Args:
-            address: a port (on `server.host`; 0 picks a free one), `"host:port"`, or `"unix:/path"`.
-            factory: makes a `StreamProtocol` for each connection; the class itself will do.
-            tls: speak TLS with the server's certificate, and nothing else.
+            address: a port (on `server.host`; 0 picks a free one), `"host:port"`, `"unix:/path"`, or a
+                path template, which begins with a slash (see `route`).
+            factory: makes a `StreamProtocol`, or for a path a `WebSocketProtocol`, for each connection; the
+                class itself will do.
+            tls: on a port of its own: speak TLS with the server's certificate, and nothing else.
+            options: on a path: as for `websocket`.
 
         Raises:
-            ConfigError: the address is malformed, or is taken by another protocol of this app.
+            ConfigError: the address is malformed or taken, or does not go with the factory, or an option is
+                unknown.
         """
+        if isinstance(address, str) and address.startswith("/"):
+            if tls:
+                raise ConfigError("tls", tls, "a path is served where the server's HTTP is; leave it out")
+            self._router.add_websocket(address, CallbackEndpoint(factory, **options), _name(factory), "callbacks")
+            return factory
+        if options:
+            raise ConfigError("options", sorted(options)[0], "only the path of a WebSocket has options")
+        _refuse_websocket_protocol(address, factory)
         route = protocol_route(address, factory, tls=tls)
         if any(each.address == route.address and route.port != 0 for each in self.protocols):
             raise ConfigError("address", address, "another protocol of this app has it; choose another")
@@ -302,6 +313,11 @@ class App:
 
 def _name(handler: Any) -> str:
     return str(getattr(handler, "__qualname__", None) or type(handler).__qualname__)
+
+
+def _refuse_websocket_protocol(address: int | str, factory: Any) -> None:
+    if isinstance(factory, type) and issubclass(factory, WebSocketProtocol):
+        raise ConfigError("address", address, "a WebSocketProtocol is served on a path, such as /ticks")
 
 
 def _is_loss(error: BaseException) -> bool:

@@ -145,19 +145,23 @@ class WebSocketEndpoint:
             headers.append((b"sec-websocket-protocol", handshake.subprotocol.encode("ascii")))
         if agreed is not None:
             headers.append((b"sec-websocket-extensions", agreed[1].encode("ascii")))
-        exchange.switch_protocol(headers + handshake.response_fields)
-        exchange.flush()
-        ws = WebSocket(
+        ws = self._new_socket(
             exchange,
-            handshake.path_params,
-            handshake.subprotocol,
+            path_params=handshake.path_params,
+            subprotocol=handshake.subprotocol,
             config=config,
             agreed=agreed[0] if agreed is not None else None,
             frames=self._frames,
             state=handshake.state,
         )
+        exchange.switch_protocol(headers + handshake.response_fields)
+        exchange.flush()
         ws.start()
         return ws
+
+    def _new_socket(self, exchange: Exchange, **options: Any) -> WebSocket:
+        """Make what the handler gets; an error of it is still answered as plain HTTP."""
+        return WebSocket(exchange, **options)
 
     def _config_for(self, general: WebSocketConfig) -> WebSocketConfig:
         if not self._settings:

@@ -75,3 +75,22 @@ def test_frames_with_an_opcode_of_their_own_are_summed(start_engine: Start) -> N
         assert raw.receive() == (0xC4, struct.pack("!I", 1))
         raw.send(0x81, b"text")
         assert raw.receive() == (0x88, b"\x03\xebsend sums")
+
+
+def test_a_feed_as_callbacks_sends_what_was_asked_for(start_engine: Start) -> None:
+    server = start_engine("examples.websocket_callbacks:app")
+    with (
+        connect(f"{server.websocket_url}/ticks", proxy=None) as client,
+        connect(f"{server.websocket_url}/ticks", proxy=None) as two,
+    ):
+        client.send("nothing")
+        assert client.recv(timeout=20) == "error say one of AAAA, BBBB, or stop"
+        client.send("BBBB")
+        two.send("AAAA")
+        for _ in range(3):
+            assert str(client.recv(timeout=20)).startswith("BBBB ")
+            assert str(two.recv(timeout=20)).startswith("AAAA ")
+        client.send("stop")
+        two.close()
+        pong = client.ping()
+        assert pong.wait(20)
