@@ -45,8 +45,9 @@ class _Head:
     unknown_encoding: str = ""
     size: int = 0
     has_status: bool = False  # Trailers-Only, if the stream ends here
-    code: StatusCode | None = None  # the call ends with it here and now
+    code: StatusCode | None = None  # the status, unless one comes in trailers
     message: str = ""
+    is_grpc: bool = True  # there may be trailers
 
 
 _heads: dict[tuple[int, Fields], _Head] = {}
@@ -79,17 +80,17 @@ def _judge_anew(http_status: int, headers: Fields) -> _Head:
         elif name == b"grpc-status":
             has_status = True
     size = metadata.size(headers)
-    if not has_status:  # a grpc-status wins, whatever the HTTP status
-        if http_status != 200:
-            text = f"the server answered with HTTP status {http_status} and no grpc-status; is it a gRPC server?"
-            return _Head(size=size, code=synthesis.of_http(http_status), message=text)
-        is_grpc = content_type.startswith(_FAMILY) and content_type[len(_FAMILY) :][:1] in (b"", b"+", b";")
-        if not is_grpc:
-            text = (
-                f"the server answered with content-type {content_type.decode('latin-1')[:64]!r}; is it a gRPC server?"
-            )
-            return _Head(size=size, code=StatusCode.UNKNOWN, message=text)
-    return _Head(None if encoding == compression.IDENTITY else encoding, unknown, size, has_status)
+    if encoding == compression.IDENTITY:
+        encoding = None
+    is_grpc = content_type.startswith(_FAMILY) and content_type[len(_FAMILY) :][:1] in (b"", b"+", b";")
+    if has_status or (http_status == 200 and is_grpc):
+        return _Head(encoding, unknown, size, has_status)
+    if http_status == 200:
+        text = f"the server answered with content-type {content_type.decode('latin-1')[:64]!r}; is it a gRPC server?"
+        return _Head(size=size, code=StatusCode.UNKNOWN, message=text, is_grpc=False)
+    # doc/http-grpc-status-mapping.md: "If grpc-status was provided, it must be used", in trailers as well.
+    text = f"the server answered with HTTP status {http_status} and no grpc-status; is it a gRPC server?"
+    return _Head(encoding, unknown, size, code=synthesis.of_http(http_status), message=text, is_grpc=is_grpc)
 
 
 class Attempt:
@@ -172,8 +173,8 @@ class Attempt:
         head = self._head = _judge(http_status, headers)
         if head.size > self._config.max_metadata_size:
             self._give_up(StatusCode.RESOURCE_EXHAUSTED, self._too_much_metadata(head.size), "a head that is too large")
-        elif head.code is not None:
-            self._give_up(head.code, head.message, f"HTTP status {http_status}")
+        elif not head.is_grpc:
+            self._give_up(*self._without_status())
         else:
             self.committed = True
             if not self._single:
@@ -224,7 +225,9 @@ class Attempt:
         if size > self._config.max_metadata_size:
             code, message = StatusCode.RESOURCE_EXHAUSTED, self._too_much_metadata(size)
         elif code is None:
-            code, message = StatusCode.UNKNOWN, "the response ended without grpc-status; is it a gRPC server?"
+            code, message, ended_by = self._without_status()
+            self._finish(code, message, ended_by)
+            return
         elif code is StatusCode.OK and self._single and not self._check_single():
             return
         self._finish(code, message, "trailers")
@@ -234,6 +237,10 @@ class Attempt:
         if self.finished:
             return
         self.loss = loss.kind
+        head = self._head
+        if head is not None and head.code is not None and loss.kind is not LossKind.CLOSED:
+            self._finish(head.code, head.message, loss.reason)
+            return
         if loss.kind is LossKind.RESET:
             assert loss.code is not None  # it is the code of RST_STREAM
             code = synthesis.of_reset(loss.code)
@@ -362,6 +369,14 @@ class Attempt:
         return _decoded(self.trailers)
 
     # -- private --------------------------------------------------------------
+
+    def _without_status(self) -> tuple[StatusCode, str, str]:
+        """What ends a response that brought no `grpc-status`: code, message and cause."""
+        head = self._head
+        if head is None or head.code is None:
+            text = "the response ended without grpc-status; is it a gRPC server?"
+            return StatusCode.UNKNOWN, text, "trailers without grpc-status" if self.trailers else "END_STREAM"
+        return head.code, head.message, head.message
 
     def _new_parser(self) -> MessageParser:
         return MessageParser(self._max_size, self._head.encoding if self._head is not None else None)

@@ -20,6 +20,7 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 # "A field value MUST NOT contain the zero value, line feed, or carriage return at any position" and
 # "MUST NOT start or end with an ASCII whitespace character".
 _BAD_VALUE = re.compile(rb"[\x00\r\n]|\A[ \t]|[ \t]\Z").search
+_WORSE_VALUE = re.compile(rb"[\x00\r\n]").search
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*").fullmatch
 _BAD_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]").search
@@ -148,7 +149,7 @@ def _regular(fields: Fields) -> tuple[Fields, int | None, bytes | None]:
     for name, value in fields:
         if not _NAME(name):
             raise malformed(f"the field name {name[:32]!r} is no lower-case token, or comes too late")
-        if _BAD_VALUE(value):
+        if _BAD_VALUE(value) and (_WORSE_VALUE(value) or not _is_grpc(fields)):
             raise malformed(f"the value of {name.decode()[:32]} holds bytes that it must not")
         if name in CONNECTION_SPECIFIC:
             raise malformed(f"{name.decode()} belongs to HTTP/1.1")
@@ -170,6 +171,17 @@ def _regular(fields: Fields) -> tuple[Fields, int | None, bytes | None]:
     if cookies > 1:
         fields = _join_cookies(fields)
     return (fields or _DistinctFields()), content_length, host
+
+
+def _is_grpc(fields: Fields) -> bool:
+    """C-core sends metadata and `grpc-message` with the spaces that a program put around them.
+
+    gRPC's own specification lets a receiver strip them, so that such calls are served, not reset.
+    """
+    return any(
+        name == b"grpc-status" or (name == b"content-type" and value[:16].lower() == b"application/grpc")
+        for name, value in fields
+    )
 
 
 def _join_cookies(fields: Fields) -> Fields:

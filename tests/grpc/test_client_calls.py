@@ -81,6 +81,34 @@ async def test_a_head_without_status_becomes_one(
 
 
 @pytest.mark.parametrize(
+    ("trailers", "code", "text", "ended_by"),
+    [
+        ([(b"grpc-status", b"5"), (b"grpc-message", b"none")], StatusCode.NOT_FOUND, "none", "status NOT_FOUND in"),
+        ([(b"x", b"y")], StatusCode.UNAVAILABLE, "HTTP status 503", "HTTP status 503"),
+        (None, StatusCode.UNAVAILABLE, "HTTP status 503", "RST_STREAM NO_ERROR"),
+    ],
+)
+async def test_a_status_in_trailers_wins_over_the_http_status(
+    trailers: list[tuple[bytes, bytes]] | None, code: StatusCode, text: str, ended_by: str
+) -> None:
+    outcomes = Outcomes()
+    async with scripted() as (stub, network, _), trio.open_nursery() as nursery:
+        await call_beside(nursery, outcomes, stub)
+        server = await network.accept()
+        stream_id, _ = await server.request()
+        await server.send(frame(1, 4, stream_id, block([(b":status", b"503"), HEAD[1]])))
+        if trailers is None:
+            await server.reset(stream_id, 0)
+        else:
+            await server.send(frame(1, 5, stream_id, block(trailers)))
+    error = outcomes.results["call"]
+    assert isinstance(error, RpcError)
+    assert error.code is code
+    assert text in error.message
+    assert ended_by in error.causes[0].ended_by
+
+
+@pytest.mark.parametrize(
     ("reset", "code"),
     [
         (0, StatusCode.INTERNAL),

@@ -71,6 +71,22 @@ def test_a_malformed_request_is_refused(regular, pseudo):
         request(*regular, **pseudo)
 
 
+GRPC = (b"content-type", b"application/grpc+proto")
+
+
+def test_grpc_may_have_spaces_around_values_as_c_core_sends_them():
+    assert request((b"x-a", b" v "), GRPC).headers == ((b"x-a", b" v "), GRPC)
+    head = ((b":status", b"200"), GRPC, (b"x-a", b"v "))
+    assert response_fields(head)[1] == head[1:]
+    trailers = ((b"grpc-status", b"10"), (b"grpc-message", b" spaced "))
+    assert trailer_fields(trailers) == trailers
+    for value in (b" x\0", b"\nx", b"x\r"):
+        with pytest.raises(RemoteProtocolError):
+            request((b"x-a", value), GRPC)
+    with pytest.raises(RemoteProtocolError):
+        trailer_fields(((b"x-a", b" v"),))
+
+
 def test_a_pseudo_field_may_not_occur_twice():
     with pytest.raises(RemoteProtocolError):
         request_fields(((b":method", b"GET"), *BASE.items()), extended_connect=False)
