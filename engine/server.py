@@ -22,6 +22,7 @@ import trio
 from engine.app import App
 from engine.config import Config
 from engine.errors import ConfigError, EngineError, StartupError
+from engine.routing import ProtocolRoute
 from engine.transport import background
 from engine.transport.callbacks import StreamProtocol
 from engine.transport.connection import Connection, Surroundings
@@ -96,7 +97,8 @@ class Server:
         self._tls: TlsHandshakes | None = None
         self._watchdog = Watchdog()
         self._poller: Poller | None = None
-        self._background: background.Background  # while it runs
+        self._nursery: trio.Nursery  # of all connections, while it runs
+        self._background: background.Background  # likewise
         self._connections: set[Connection] = set()
         self._accepted = 0  # connections so far
         self._admitted = 0  # accepted sockets, counted before their tasks have run
@@ -124,8 +126,11 @@ class Server:
         self._drain_requested.set()
         self._stop_scope.cancel()
 
-    async def run(self, *, task_status: StartedStatus = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, listen: bool = True, task_status: StartedStatus = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `drain` or `stop`. Cancellation stops at once, without a drain.
+
+        Args:
+            listen: False: open no port; connections come by `adopt_stream` and `serve_stream` alone.
 
         Raises:
             StartupError: a port, a certificate or the app's lifespan is in the way.
@@ -133,12 +138,13 @@ class Server:
         tls = TlsHandshakes(self.config.tls, self.config.server) if self.config.tls is not None else None
         self._tls = tls
         async with self._lifespan(), contextlib.AsyncExitStack() as stack:
-            listeners = await self._listen(stack)
+            listeners = await self._listen(stack) if listen else []
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._watchdog.run)
                 self._background = background.Background(nursery, self._watchdog)
                 token = background.current.set(self._background)  # for exchanges that the poller's task starts
-                if self.config.server.shared_poller and Poller.available:
+                if listen and self.config.server.shared_poller and Poller.available:
                     self._poller = Poller(self.config.server.busy_poll)
                     nursery.start_soon(self._poller.run)
                 try:
@@ -253,13 +259,28 @@ class Server:
         finally:
             self._admitted -= 1
 
-    async def serve_stream(self, stream: trio.abc.Stream) -> None:
+    async def serve_stream(self, stream: trio.abc.Stream, protocol: ProtocolRoute | None = None) -> None:
         """Serve one connection over a stream of the caller's, such as one half of a memory stream pair.
 
-        The server must be running. Cancellation ends the connection at once.
+        The server must be running. TLS is spoken as on a port: where `tls` is configured and the client begins
+        with it. Cancellation ends the connection at once.
+
+        Args:
+            protocol: one of `app.protocols` to speak instead of HTTP.
         """
-        surroundings = Surroundings(self.config, self.app.handle, self._watchdog)
+        surroundings = Surroundings(
+            self.config,
+            self.app.handle,
+            self._watchdog,
+            tls=self._tls,
+            tls_required=protocol is not None and protocol.tls,
+            protocol=None if protocol is None else protocol.factory,
+        )
         await self._run(Connection(stream, surroundings, next(self._connection_ids)))
+
+    def adopt_stream(self, stream: trio.abc.Stream, protocol: ProtocolRoute | None = None) -> None:
+        """As `serve_stream`, in a task of the server's own, which it ends with it; the server must be serving."""
+        self._nursery.start_soon(self.serve_stream, stream, protocol)
 
     async def _run(self, connection: Connection) -> None:
         self._connections.add(connection)
@@ -290,8 +311,11 @@ class Server:
         if not self._connections and not len(self._background):
             return
         grace = self.config.server.graceful_timeout
-        why = "at once" if self._stop_scope.cancel_called else f"after server.graceful_timeout ({grace:g} s)"
-        _log.warning("cancelling %d open connections %s", len(self._connections), why)
+        if self._stop_scope.cancel_called:
+            _log.info("cancelling %d open connections at once", len(self._connections))
+        else:
+            why = f"after server.graceful_timeout ({grace:g} s)"
+            _log.warning("cancelling %d open connections %s", len(self._connections), why)
         for connection in list(self._connections):
             connection.stop()
         self._background.stop()

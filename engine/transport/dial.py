@@ -15,7 +15,7 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from urllib.parse import unquote, urlsplit
@@ -27,6 +27,9 @@ from engine.errors import ConfigError, ConnectionClosed, HandshakeRejected, Remo
 from engine.transport.stream import ByteStream, SocketByteStream, WrappedByteStream, format_address
 from engine.transport.tls import ReplayStream
 from engine.wire.http1_response import ResponseHeadReader
+
+Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]
+"""Gives a stream to a host and port, in place of a TCP connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Destination:
         server_name: in place of `host` for SNI and the certificate.
         alpn: what must have been negotiated; None: anything.
         proxy: to go through; not for Unix sockets.
+        connect: in place of TCP, to the proxy as well.
     """
 
     host: str
@@ -59,6 +63,7 @@ class Destination:
     server_name: str | None = None
     alpn: str | None = None
     proxy: Proxy | None = None
+    connect: Connect | None = None
 
 
 @cache
@@ -129,13 +134,14 @@ async def dial(destination: Destination, config: Config) -> ByteStream:
         RemoteProtocolError, LimitExceeded: the proxy's answer is no HTTP.
     """
     proxy = destination.proxy if destination.unix is None else None
-    stream: trio.abc.Stream
+    connect = destination.connect or trio.open_tcp_stream
+    plain: trio.abc.Stream
     if destination.unix is not None:
         plain = await _connect_unix(destination.unix)
     elif proxy is not None:
-        plain = await _connect_tcp(proxy.host, proxy.port)
+        plain = await _connect_tcp(connect, proxy.host, proxy.port)
     else:
-        plain = await _connect_tcp(destination.host, destination.port)
+        plain = await _connect_tcp(connect, destination.host, destination.port)
     # Before anything is wrapped around them, and the socket hidden.
     local, peer = _addresses(plain, destination)
     stream, tunnel = plain, b""
@@ -153,8 +159,8 @@ async def dial(destination: Destination, config: Config) -> ByteStream:
         await trio.aclose_forcefully(stream)
         raise
     server = config.server
-    if stream is plain:
-        return SocketByteStream(socket.socket(fileno=plain.socket.detach()), read_size=server.read_size)
+    if isinstance(stream, trio.SocketStream) and stream is plain:
+        return SocketByteStream(socket.socket(fileno=stream.socket.detach()), read_size=server.read_size)
     return WrappedByteStream(
         stream,
         read_size=server.read_size,
@@ -164,9 +170,11 @@ async def dial(destination: Destination, config: Config) -> ByteStream:
     )
 
 
-def _addresses(stream: trio.SocketStream, destination: Destination) -> tuple[str, str]:
-    """Our own, and the server's: as it was asked for where there is a proxy in between."""
+def _addresses(stream: trio.abc.Stream, destination: Destination) -> tuple[str, str]:
+    """Our own, and the server's: as it was asked for where there is a proxy in between, or no socket."""
     local, peer = "", f"{destination.host}:{destination.port}"
+    if not isinstance(stream, trio.SocketStream):
+        return local, peer
     with contextlib.suppress(OSError):  # the server may be gone already: the next step will tell
         local = format_address(stream.socket.getsockname())
         if destination.proxy is None:
@@ -177,9 +185,9 @@ def _addresses(stream: trio.SocketStream, destination: Destination) -> tuple[str
 # -- the steps ------------------------------------------------------------
 
 
-async def _connect_tcp(host: str, port: int) -> trio.SocketStream:
+async def _connect_tcp(connect: Connect, host: str, port: int) -> trio.abc.Stream:
     with _naming(f"cannot connect to {host}:{port}"):
-        return await trio.open_tcp_stream(host, port)
+        return await connect(host, port)
     raise AssertionError("unreachable: _naming swallows nothing")
 
 

@@ -19,7 +19,7 @@ import trio
 
 from engine.config import Config
 from engine.errors import ConfigError
-from engine.transport.dial import parse_proxy
+from engine.transport.dial import Connect, parse_proxy
 from engine.transport.exchange import Fields
 from engine.transport.websocket_client import ClientConnection, masking_keys
 from engine.websocket.address import Address, parse_address
@@ -82,6 +82,8 @@ class connect_websocket:
         max_redirects: how many to follow. Authorization and Cookie stay with the server they were for;
             from wss to ws none is followed.
         frames: read `ws.frames()` instead of messages; there is no compression.
+        connect: gives a stream for a host and port instead of a TCP connection, for tests and tunnels; what the
+            environment says of proxies is not asked then.
         config: limits and time-outs; the sections server, http1, http2 and websocket are used.
         entropy: where masking keys and nonces come from; for tests.
         settings: fields of `engine.config.WebSocketConfig` that differ from the config's.
@@ -108,6 +110,7 @@ class connect_websocket:
         http2: bool = False,
         max_redirects: int = 5,
         frames: bool = False,
+        connect: Connect | None = None,
         config: Config | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
         **settings: Any,
@@ -133,6 +136,7 @@ class connect_websocket:
             max_redirects=check_max_redirects(max_redirects),
             config=config,
             entropy=entropy,
+            connect=connect,
         )
         offer(self._address, fields, self._options)  # what may not be sent is an error now
         self._running: _Running | None = None

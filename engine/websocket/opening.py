@@ -16,7 +16,7 @@ import trio
 
 from engine.config import Config
 from engine.errors import ConfigError, ConnectionClosed, HandshakeRejected, LocalProtocolError
-from engine.transport.dial import Destination, Proxy, default_tls_context, dial, proxy_from_environment
+from engine.transport.dial import Connect, Destination, Proxy, default_tls_context, dial, proxy_from_environment
 from engine.transport.exchange import Fields, Peer, RequestHead
 from engine.transport.stream import ByteStream
 from engine.transport.websocket_client import ClientConnection, SwitchedConnection
@@ -53,6 +53,7 @@ class Options:
     max_redirects: int
     config: Config
     entropy: Callable[[int], bytes]
+    connect: Connect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +212,12 @@ def _destination(address: Address, options: Options) -> Destination:
         server_name=options.server_name,
         alpn="h2" if options.http2 and address.tls else None,
         proxy=_proxy(address, options),
+        connect=options.connect,
     )
 
 
 def _proxy(address: Address, options: Options) -> Proxy | None:
-    if options.proxy_from_environment and address.unix is None:
+    if options.proxy_from_environment and address.unix is None and options.connect is None:
         return proxy_from_environment(address.host, address.port, tls=address.tls)
     return options.proxy
 
