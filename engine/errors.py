@@ -160,15 +160,27 @@ class LimitExceeded(EngineError):
         limit: its value.
         observed: what was seen, or None where it is not known.
         kind: what the limit guards.
+
+    Args:
+        what: was too much, instead of the kind.
+        hint: what to change, where that is not a setting of the server.
     """
 
     def __init__(
-        self, name: str, limit: float, observed: float | None = None, *, kind: LimitKind, what: str = ""
+        self,
+        name: str,
+        limit: float,
+        observed: float | None = None,
+        *,
+        kind: LimitKind,
+        what: str = "",
+        hint: str = "",
     ) -> None:
         subject = what or kind.value.replace("_", " ")
         seen = "" if observed is None else f" of {_quantity(name, observed)}"
         super().__init__(
-            f"{subject}{seen} exceeds {name} ({_quantity(name, limit)}); send less, or raise {name} on the server"
+            f"{subject}{seen} exceeds {name} ({_quantity(name, limit)}); "
+            + (hint or f"send less, or raise {name} on the server")
         )
         self.name = name
         self.limit = limit

@@ -1,6 +1,6 @@
 """A small HTTP/1.1 client: what the hub client needs, and no more.
 
-Owns: outgoing connections, the few that are kept for the next request, and the life of a response.
+Owns: the few connections that are kept for the next request, and the life of a response.
 Never interprets a status, and never follows a redirection: its caller knows what they mean.
 
 An idle connection is used again only for a few seconds, so that a server does not close it just when
@@ -11,7 +11,6 @@ Specs: RFC 9110, RFC 9112 (the wire part is `engine.wire.http1_client`).
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,8 +19,11 @@ from urllib.parse import urlsplit
 
 import trio
 
+from engine.config import Config
 from engine.errors import ConfigError, ConnectionClosed, RemoteProtocolError
-from engine.transport.stream import ByteStream, SocketByteStream, WrappedByteStream
+from engine.transport.dial import Destination, Proxy, default_tls_context, dial
+from engine.transport.dial import proxy_from_environment as environment_proxy
+from engine.transport.stream import ByteStream
 from engine.wire.http1_client import DataReceived, Http1ClientCore, ResponseEnded, ResponseFailed, ResponseReceived
 
 __all__ = [
@@ -30,7 +32,7 @@ __all__ = [
     "Origin",
     "Response",
     "StreamedResponse",
-    "dial_tcp",
+    "dialer",
     "discard",
     "field",
     "split_url",
@@ -38,7 +40,6 @@ __all__ = [
 
 Headers = Sequence[tuple[str, str]]
 
-_READ_SIZE = 64 * 1024  # bytes; as server.read_size
 _IDLE_LIMIT = 4.0  # seconds; below the keep-alive of every server that is in wide use (node's is 5)
 _MAX_IDLE = 4  # connections kept; a hub connection has two requests at once at most
 _MAX_BODY = 32 * 1024 * 1024  # bytes of a response that is read whole
@@ -85,33 +86,32 @@ def split_url(url: str) -> tuple[Origin, str]:
     return Origin(scheme, host, port or (443 if scheme == "https" else 80)), target
 
 
-async def dial_tcp(origin: Origin, context: ssl.SSLContext | None) -> ByteStream:
-    """Connect over TCP. Cancellation leaves nothing open.
+def dialer(
+    *,
+    proxy: Proxy | None = None,
+    proxy_from_environment: bool = False,
+    unix: str | None = None,
+    server_name: str | None = None,
+) -> Dial:
+    """A dial over TCP or a Unix socket, and through a proxy where that is asked for.
 
-    Raises:
-        ConnectionClosed: nobody answers, or the TLS handshake failed.
+    Args:
+        proxy: to go through.
+        proxy_from_environment: ask the environment where `proxy` is None.
+        unix: the path of a Unix socket to connect to, whatever host is asked for.
+        server_name: whom the certificate must be for, where that is not the host.
     """
-    where = f"{origin.host}:{origin.port}"
-    try:
-        tcp = await trio.open_tcp_stream(origin.host, origin.port)
-    except OSError as error:
-        cause: BaseException | None = error.__cause__
-        if isinstance(cause, BaseExceptionGroup):  # one for each address
-            cause = cause.exceptions[0]
-        why = cause if isinstance(cause, OSError) else error
-        raise ConnectionClosed(1006, f"cannot connect to {where}: {why.strerror or why}") from None
-    if context is None:
-        return SocketByteStream(socket.socket(fileno=tcp.socket.detach()), read_size=_READ_SIZE)
-    encrypted = trio.SSLStream(tcp, context, server_hostname=origin.host, https_compatible=True)
-    try:
-        await encrypted.do_handshake()
-    except (trio.BrokenResourceError, ssl.CertificateError) as error:
-        await trio.aclose_forcefully(encrypted)
-        raise ConnectionClosed(1006, f"no TLS with {where}: {error.__cause__ or error}") from None
-    except BaseException:
-        await trio.aclose_forcefully(encrypted)
-        raise
-    return WrappedByteStream(encrypted, read_size=_READ_SIZE, peer_address=where)
+    config = Config()
+
+    async def connect(origin: Origin, context: ssl.SSLContext | None) -> ByteStream:
+        through = proxy
+        if through is None and proxy_from_environment and unix is None:
+            through = environment_proxy(origin.host, origin.port, tls=origin.scheme == "https")
+        return await dial(
+            Destination(origin.host, origin.port, unix, tls=context, server_name=server_name, proxy=through), config
+        )
+
+    return connect
 
 
 async def discard(stream: ByteStream) -> None:
@@ -217,12 +217,12 @@ class Http1Client:
 
     Args:
         context: for https; None: the system's certificate authorities.
-        dial: how to connect; tests give one that needs no sockets.
+        dial: how to connect; None: over TCP. Tests give one that needs no sockets.
     """
 
-    def __init__(self, *, context: ssl.SSLContext | None = None, dial: Dial = dial_tcp) -> None:
+    def __init__(self, *, context: ssl.SSLContext | None = None, dial: Dial | None = None) -> None:
         self._context = context
-        self._dial = dial
+        self._dial = dial or dialer()
         self._idle: list[_Connection] = []
 
     async def request(self, method: str, url: str, headers: Headers = (), body: bytes | None = None) -> Response:
@@ -238,33 +238,25 @@ class Http1Client:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, url: str, headers: Headers = (), body: bytes | None = None
+        self, method: str, url: str, headers: Headers = (), body: bytes | None = None, *, repeat: bool = False
     ) -> AsyncIterator[StreamedResponse]:
         """One request; inside the block the head of its response is there and its body can be read.
+
+        Args:
+            repeat: nothing is lost when the server gets it twice, though it is a POST.
 
         Raises:
             ConnectionClosed, RemoteProtocolError: as `request`.
         """
-        connection, head = await self._send(method, url, headers, body)
+        connection, head = await self._send(method, url, headers, body, repeat or method in _MAY_REPEAT)
         try:
             yield StreamedResponse(connection, head)
         finally:
             await self._give_back(connection)  # noqa: ASYNC102  `discard` shields itself
 
-    async def upgrade(self, url: str, headers: Headers) -> tuple[ByteStream, bytes, ResponseReceived] | Response:
-        """A GET that asks for another protocol: the stream and what has come on it, or the refusal."""
-        origin, target = split_url(url)
-        connection = await self._open(origin)
-        try:
-            head = await connection.request("GET", target, headers, None)
-            if head.status == 101:
-                return connection.stream, connection.core.trailing_data, head
-            body = await StreamedResponse(connection, head).read()
-        except BaseException:
-            await discard(connection.stream)  # noqa: ASYNC102  `discard` shields itself
-            raise
-        await connection.stream.aclose()
-        return Response(head.status, head.headers, body)
+    async def connect(self, url: str) -> ByteStream:
+        """A connection to the server of a URL, for another protocol; raises what the dial does."""
+        return await self._dial_origin(split_url(url)[0])
 
     async def drop_idle(self) -> None:
         """Close what is kept."""
@@ -273,7 +265,7 @@ class Http1Client:
             await discard(connection.stream)
 
     async def _send(
-        self, method: str, url: str, headers: Headers, body: bytes | None
+        self, method: str, url: str, headers: Headers, body: bytes | None, repeat: bool
     ) -> tuple[_Connection, ResponseReceived]:
         origin, target = split_url(url)
         kept = await self._take(origin)
@@ -281,7 +273,7 @@ class Http1Client:
             try:
                 return kept, await self._ask(kept, method, target, headers, body)
             except (ConnectionClosed, RemoteProtocolError):
-                if kept.core.answered or method not in _MAY_REPEAT:
+                if kept.core.answered or not repeat:
                     raise
         connection = await self._open(origin)
         return connection, await self._ask(connection, method, target, headers, body)
@@ -296,12 +288,15 @@ class Http1Client:
             raise
 
     async def _open(self, origin: Origin) -> _Connection:
+        return _Connection(await self._dial_origin(origin), origin)
+
+    async def _dial_origin(self, origin: Origin) -> ByteStream:
         context = None
         if origin.scheme == "https":
             if self._context is None:
-                self._context = ssl.create_default_context()
+                self._context = default_tls_context("http/1.1")
             context = self._context
-        return _Connection(await self._dial(origin, context), origin)
+        return await self._dial(origin, context)
 
     async def _take(self, origin: Origin) -> _Connection | None:
         now = trio.current_time()

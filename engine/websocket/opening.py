@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import trio
 
-from engine.config import Config
+from engine.config import Config, WebSocketConfig
 from engine.errors import ConfigError, ConnectionClosed, HandshakeRejected, LocalProtocolError
 from engine.transport.dial import Connect, Destination, Proxy, default_tls_context, dial, proxy_from_environment
 from engine.transport.exchange import Fields, Peer, RequestHead
@@ -154,13 +154,26 @@ async def _open_http1(
     stream: ByteStream, address: Address, offered: Offered, peer: Peer, options: Options
 ) -> Open | Rejected:
     config = options.config
-    core = ClientHandshake(offered, options.entropy(16), config.http1)
+    outcome = await shake_hands(stream, ClientHandshake(offered, options.entropy(16), config.http1), config.websocket)
+    if isinstance(outcome, Rejected):
+        return outcome
+    head = _request_head(address, offered, "1.1")
+    return Open(SwitchedConnection(stream, head, peer, config, outcome.trailing), outcome)
+
+
+async def shake_hands(stream: ByteStream, core: ClientHandshake, config: WebSocketConfig) -> Opened | Rejected:
+    """Send the request on a connection of its own, and read the answer. Never closes the stream.
+
+    Raises:
+        ConnectionClosed: the server went away.
+        RemoteProtocolError, LimitExceeded: the answer breaks the protocol, or a limit.
+    """
     await stream.send_all(core.data_to_send())
     event = None
     while event is None and not core.in_rejection:
         _receive(core, await stream.receive_some())
         event = core.next_event()
-    with trio.move_on_after(config.websocket.close_timeout):  # a body that never ends is not waited for
+    with trio.move_on_after(config.close_timeout):  # a body that never ends is not waited for
         while event is None:
             try:
                 _receive(core, await stream.receive_some())
@@ -172,9 +185,6 @@ async def _open_http1(
         event = core.next_event()
     if isinstance(event, HandshakeFailed):
         raise event.error
-    if isinstance(event, Opened):
-        head = _request_head(address, offered, "1.1")
-        return Open(SwitchedConnection(stream, head, peer, config, event.trailing), event)
     assert event is not None  # the end of the input made one
     return event
 

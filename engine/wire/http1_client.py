@@ -5,8 +5,7 @@ Never knows the time, a socket, a URL or who asked. Redirections, retries and po
 
 Theory of operation. One request at a time: `send_request` gives the whole request, body included, and
 the response comes as events: its head, pieces of body, its end. `start_next` begins anew where both
-sides keep the connection. A response with status 101 ends the HTTP of the connection: what follows it
-is `trailing_data`, untouched. Informational responses before the real one are skipped.
+sides keep the connection. Informational responses before the real one are skipped.
 
     core = Http1ClientCore()
     transport.write(core.send_request(b"GET", b"/", [(b"host", b"x")]))
@@ -76,7 +75,6 @@ class Http1ClientCore:
 
     def __init__(self) -> None:
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
-        self._switched = False
         self.ended = False
         self.failure: RemoteProtocolError | None = None
         self.answered = False
@@ -109,12 +107,12 @@ class Http1ClientCore:
 
     def receive_eof(self) -> None:
         """No more bytes will come; that may be how a response ends."""
-        if self.failure is None and not self._switched:
+        if self.failure is None:
             self._connection.receive_data(b"")
 
     def next_event(self) -> Http1ClientEvent | None:
         """What comes next of the response, or None if more bytes are needed or it is over."""
-        if self.failure is not None or self._switched or self.ended:
+        if self.failure is not None or self.ended:
             return None
         while True:
             try:
@@ -122,9 +120,6 @@ class Http1ClientCore:
             except h11.RemoteProtocolError as error:
                 return self._fail(f"malformed response: {error}")
             match event:
-                case h11.InformationalResponse(status_code=101):
-                    self._switched = True
-                    return ResponseReceived(101, tuple(event.headers))
                 case h11.InformationalResponse():
                     continue
                 case h11.Response():
@@ -157,11 +152,6 @@ class Http1ClientCore:
             raise LocalProtocolError("this connection cannot be used for another request")
         self._connection.start_next_cycle()
         self.ended = self.answered = False
-
-    @property
-    def trailing_data(self) -> bytes:
-        """What came behind a response with status 101."""
-        return bytes(self._connection.trailing_data[0])
 
     def _fail(self, why: str) -> ResponseFailed:
         self.failure = RemoteProtocolError(why)

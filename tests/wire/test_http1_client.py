@@ -72,14 +72,6 @@ def test_bytes_behind_a_response_are_not_taken_for_the_next_one():
     assert not core.reusable
 
 
-def test_what_follows_a_switch_is_untouched():
-    core = Http1ClientCore()
-    core.send_request(b"GET", b"/", [*HOST, (b"connection", b"upgrade"), (b"upgrade", b"websocket")])
-    found = events(core, b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n\x81\x01a")
-    assert found == [ResponseReceived(101, ((b"upgrade", b"websocket"),))]
-    assert core.trailing_data == b"\x81\x01a"
-
-
 @pytest.mark.parametrize(
     ("data", "eof"),
     [

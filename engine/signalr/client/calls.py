@@ -1,6 +1,7 @@
 """Calls of hub methods that wait for something: a result, or the items of a stream.
 
-Owns: what has arrived for a call and was not taken yet. Never sends by itself: the link does.
+Owns: what has arrived for a call and was not taken yet. Never sends by itself: the link does. How much
+may wait is `unread`'s.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from engine.errors import HubError, LimitExceeded, LimitKind, RemoteProtocolError
+from engine.errors import HubError, LimitExceeded, RemoteProtocolError
+from engine.signalr.client.unread import Holder, Unread
 
 if TYPE_CHECKING:
     from engine.wire.signalr.messages import Completion, HubProtocol
@@ -65,10 +67,11 @@ class Call:
 class PendingCall(Call):
     """A call with one result."""
 
-    __slots__ = ("_done", "_error", "_method", "_protocol", "_result", "_type")
+    __slots__ = ("_done", "_error", "_method", "_protocol", "_result", "_type", "_unread")
 
-    def __init__(self, protocol: HubProtocol, method: str, result_type: Any) -> None:
+    def __init__(self, protocol: HubProtocol, method: str, result_type: Any, unread: Unread) -> None:
         super().__init__()
+        self._unread = unread
         self._protocol = protocol
         self._method = method
         self._type = result_type
@@ -90,30 +93,29 @@ class PendingCall(Call):
 
     async def wait(self) -> Any:
         """The result. Cancellation takes nothing away."""
-        await self._done.wait()
+        await self._unread.wait(self._done)
         if self._error is not None:
             raise self._error
         return decode_as(self._protocol, self._result, self._type, f"the result of {self._method}")
 
 
-class ItemStream(Call):
+class ItemStream(Call, Holder):
     """The items of a stream: iterate over it, once.
 
-    The iteration raises HubError for what the server ended the stream with, ConnectionClosed when the
-    connection is lost, LimitExceeded when more waited unread than the connection's `buffer_size`, and
-    RemoteProtocolError for an item that is not of the type asked for.
+    Where it is read slowly, the server waits. The iteration raises HubError for what the server ended the
+    stream with, ConnectionClosed when the connection is lost, RemoteProtocolError for an item that is not
+    of the type asked for, and LimitExceeded when so much waits unread that nothing else could come through.
     """
 
-    __slots__ = ("_cancel", "_ended", "_error", "_items", "_limit", "_news", "_protocol", "_read", "_size", "_type")
+    __slots__ = ("_cancel", "_ended", "_error", "_items", "_news", "_protocol", "_read", "_type")
 
-    def __init__(self, protocol: HubProtocol, item_type: Any, limit: float, cancel: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(self, protocol: HubProtocol, item_type: Any, unread: Unread, cancel: Callable[[], None]) -> None:
+        Call.__init__(self)
+        Holder.__init__(self, unread)
         self._protocol = protocol
         self._type = item_type
-        self._limit = limit
         self._cancel = cancel
         self._items: deque[msgspec.Raw] = deque()
-        self._size = 0
         self._read = 0
         self._ended = False
         self._error: Exception | None = None
@@ -121,20 +123,24 @@ class ItemStream(Call):
 
     def cancel(self) -> None:
         """Tell the server to stop; the iteration ends. Idempotent."""
+        self._stop(None)
+
+    def shed(self, error: LimitExceeded) -> None:
+        self._stop(error)
+
+    def _stop(self, error: LimitExceeded | None) -> None:
         if not self._ended:
             self._end(None)
             self._cancel()
+        if error is not None:
+            self._error = error
         self._items.clear()
+        self._release(self.held)
 
     def item(self, value: msgspec.Raw) -> None:
-        self._size += len(bytes(value)) + _ITEM_COST
-        if self._size > self._limit:
-            self._end(
-                LimitExceeded("buffer_size", self._limit, self._size, kind=LimitKind.CAPACITY, what="unread stream")
-            )
-            self._cancel()
-        elif not self._ended:
+        if not self._ended:
             self._items.append(value)
+            self._hold(_cost(value))
             self._news.set()
 
     def complete(self, completion: Completion) -> None:
@@ -156,12 +162,12 @@ class ItemStream(Call):
                     raise self._error
                 raise StopAsyncIteration
             self._news = trio.Event()
-            await self._news.wait()
+            await self._unread.wait(self._news)
         self._read += 1
         if self._read % _YIELD_EVERY == 0:
             await trio.lowlevel.checkpoint()
         value = self._items.popleft()
-        self._size -= len(bytes(value)) + _ITEM_COST
+        self._release(_cost(value))
         return decode_as(self._protocol, value, self._type, "an item")
 
     def _end(self, error: Exception | None) -> None:
@@ -169,3 +175,7 @@ class ItemStream(Call):
             self._ended = True
             self._error = error
             self._news.set()
+
+
+def _cost(value: msgspec.Raw) -> int:
+    return len(memoryview(value)) + _ITEM_COST

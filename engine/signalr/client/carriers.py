@@ -9,34 +9,54 @@ LongPollingTransport.ts of the official client.
 
 from __future__ import annotations
 
-import base64
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import ClassVar
 
 import trio
 
-from engine.errors import ConnectionClosed, EngineError, HandshakeRejected, RemoteProtocolError
+from engine.config import WebSocketConfig
+from engine.errors import ConnectionClosed, EngineError, HandshakeRejected, LimitExceeded, RemoteProtocolError
 from engine.signalr.client.event_stream import EventStreamReader
-from engine.signalr.client.frames import CloseFrame, PingFrame, ServerFrameReader, client_frame
 from engine.signalr.client.requests import REQUEST_TIMEOUT, HubRequests
+from engine.transport.exchange import Fields
 from engine.transport.http1_client import Response, StreamedResponse, discard, field
 from engine.transport.stream import ByteStream
+from engine.transport.websocket_client import masking_keys
 from engine.wire.signalr.messages import TransferFormat
 from engine.wire.signalr.negotiate import TransportKind
-from engine.wire.websocket.frames import BINARY, CLOSE, PONG, TEXT, close_payload
-from engine.wire.websocket.handshake import accept_token
+from engine.wire.websocket import frames
+from engine.wire.websocket.client_frames import masked_frame
+from engine.wire.websocket.client_handshake import Rejected
+from engine.wire.websocket.closing import State
+from engine.wire.websocket.core import WebSocketCore
+from engine.wire.websocket.events import CloseReceived, ConnectionFailed, MessagePart, Ping
 
 __all__ = ["Carrier", "open_long_polling", "open_server_sent_events", "open_websocket"]
 
 
+OPEN_TIMEOUT = 15.0  # seconds for a WebSocket or an event stream to open; then another transport is tried
+_MAX_REJECTION = 64 * 1024  # bytes of why a server said no
+# A message of a WebSocket means nothing to a hub: what is bounded is the hub's own message.
+_UNLIMITED = WebSocketConfig(max_message_size=sys.maxsize, max_fragments=sys.maxsize)
+
+
 class Carrier(ABC):
-    """Bytes both ways. One task sends, one receives."""
+    """Bytes both ways. One task sends, one receives.
+
+    Attributes:
+        control_due: set by the sender: called by `receive` when there is something for `send_control`.
+    """
 
     kind: ClassVar[TransportKind]
     keeps_alive: ClassVar[bool] = False  # by itself: no pings, no server time-out
+
+    def __init__(self) -> None:
+        self.control_due: Callable[[], None] = _nobody
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
@@ -45,6 +65,10 @@ class Carrier(ABC):
         Raises:
             ConnectionClosed: it is broken.
         """
+
+    async def send_control(self) -> None:
+        """Send the transport's own answers to what was received; raises as `send`."""
+        return  # most have none
 
     @abstractmethod
     async def receive(self) -> bytes:
@@ -63,60 +87,82 @@ class Carrier(ABC):
         """Close at once, also when cancelled."""
 
 
-def _rejected(response: Response | StreamedResponse, body: bytes = b"") -> HandshakeRejected:
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
-    return HandshakeRejected(response.status, headers, body)
+def _nobody() -> None:
+    """Nobody sends yet."""
+
+
+def _rejected(status: int, fields: Fields, body: bytes) -> HandshakeRejected:
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+    return HandshakeRejected(status, headers, body)
 
 
 # -- WebSockets -----------------------------------------------------------------
 
 
 class WebSocketCarrier(Carrier):
-    """A WebSocket; text frames for text protocols, as servers and clients insist on."""
+    """A WebSocket; text frames for text protocols, as servers and clients insist on.
+
+    Messages are handed on in parts, as they come: a server may put any number of hub messages in one.
+    """
 
     kind = TransportKind.WEB_SOCKETS
 
-    def __init__(self, stream: ByteStream, initial: bytes, transfer_format: TransferFormat, limit: float) -> None:
+    def __init__(self, stream: ByteStream, initial: bytes, transfer_format: TransferFormat) -> None:
+        super().__init__()
         self._stream = stream
-        self._opcode = TEXT if transfer_format is TransferFormat.TEXT else BINARY
-        self._reader = ServerFrameReader(limit)
-        self._initial = initial
-        self._lock = trio.Lock()  # pongs and messages
-        self._over = False
+        self._first = frames.FIN | (frames.TEXT if transfer_format is TransferFormat.TEXT else frames.BINARY)
+        self._key = masking_keys(os.urandom)
+        self._core = WebSocketCore(_UNLIMITED, masking_key=self._key)
+        self._core.stream_messages()
+        self._core.receive_data(initial)
+        self._closed = False  # by the server
+        self._half_sent = False
 
     async def send(self, data: bytes) -> None:
-        await self._send_frame(self._opcode, data)
+        await self._write(masked_frame(self._first, data, self._key()))
+
+    async def send_control(self) -> None:
+        pongs = self._core.data_to_send(hold_answer=True)
+        if pongs:
+            await self._write(pongs)
 
     async def receive(self) -> bytes:
-        try:
-            while not self._over:
-                event = self._reader.next_event()
-                if isinstance(event, bytes):
-                    return event
-                if isinstance(event, PingFrame):
-                    await self._send_frame(PONG, event.payload)
-                elif isinstance(event, CloseFrame):
-                    self._over = True
-                    if event.code not in (1000, 1005):
-                        raise ConnectionClosed(event.code, event.reason, clean=True)
+        while not self._closed:
+            event = self._core.next_event()
+            if event is None:
+                data = await self._stream.receive_some()
+                if data:
+                    self._core.receive_data(data)
                 else:
-                    await self._read()
-        except RemoteProtocolError as error:
-            self._stream.abort()  # `aclose` follows
-            raise ConnectionClosed(error.websocket_code, str(error)) from None
+                    self._core.receive_eof()
+            elif isinstance(event, str):
+                return event.encode()
+            elif isinstance(event, bytes):
+                return event
+            elif isinstance(event, MessagePart):
+                if event.data:
+                    return event.data.encode() if isinstance(event.data, str) else event.data
+            elif isinstance(event, Ping):
+                self.control_due()
+            elif isinstance(event, CloseReceived):
+                self._closed = True
+                if event.code not in (1000, frames.NO_STATUS):
+                    raise ConnectionClosed(event.code, event.reason, clean=True)
+            elif isinstance(event, ConnectionFailed):
+                self._closed = True
+                raise ConnectionClosed(event.code, _why(event.error))
         return b""
 
     async def aclose(self) -> None:
         try:
-            over, self._over = self._over, True
-            await self._send_frame(CLOSE, close_payload(1000, ""))
-            while not over:
-                event = self._reader.next_event()
-                over = isinstance(event, CloseFrame)
-                if event is None:
-                    await self._read()
-            await self._stream.aclose()
-        except (ConnectionClosed, RemoteProtocolError):
+            if not self._half_sent:
+                if self._core.state is State.OPEN:
+                    self._core.send_close()
+                await self._write(self._core.data_to_send())
+                while not self._closed:
+                    await self.receive()
+                await self._stream.aclose()
+        except ConnectionClosed:
             pass
         finally:
             await discard(self._stream)  # noqa: ASYNC102  it shields itself
@@ -124,16 +170,14 @@ class WebSocketCarrier(Carrier):
     async def discard(self) -> None:
         await discard(self._stream)
 
-    async def _read(self) -> None:
-        data, self._initial = self._initial or await self._stream.receive_some(), b""
-        if not data:
-            raise ConnectionClosed(1006, "the server went away")
-        self._reader.receive_data(data)
+    async def _write(self, data: bytes) -> None:
+        self._half_sent = True  # until all of it has left: nothing may follow half a frame
+        await self._stream.send_all(data)
+        self._half_sent = False
 
-    async def _send_frame(self, opcode: int, payload: bytes) -> None:
-        frame = client_frame(opcode, payload, os.urandom(4))
-        async with self._lock:
-            await self._stream.send_all(frame)
+
+def _why(error: RemoteProtocolError | LimitExceeded | ConnectionClosed) -> str:
+    return error.reason if isinstance(error, ConnectionClosed) else str(error)
 
 
 async def open_websocket(
@@ -145,30 +189,34 @@ async def open_websocket(
         HandshakeRejected: the server answered with something else.
         ConnectionClosed, RemoteProtocolError: it cannot be reached, or speaks no HTTP.
     """
-    key = base64.b64encode(os.urandom(16))
-    fields = (
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", key.decode()),
-    )
-    answer = await requests.upgrade(url, fields)
-    if isinstance(answer, Response):
-        raise _rejected(answer, answer.body)
-    stream, initial, head = answer
-    if field(head.headers, b"sec-websocket-accept") != accept_token(key).decode():
-        await discard(stream)
-        raise RemoteProtocolError("the server's Sec-WebSocket-Accept is wrong; is there a cache in between?")
-    return WebSocketCarrier(stream, initial, transfer_format, limit)
+    with trio.move_on_after(OPEN_TIMEOUT):
+        answer = await requests.upgrade(url)
+        if isinstance(answer, Rejected):
+            raise _rejected(answer.status, answer.headers, answer.body)
+        stream, opened = answer
+        return WebSocketCarrier(stream, opened.trailing, transfer_format)
+    raise ConnectionClosed(1006, f"no answer from {url} within {OPEN_TIMEOUT:g} s")
 
 
 # -- server-sent events ---------------------------------------------------------
 
 
+async def _request(
+    requests: HubRequests, method: str, url: str, body: bytes | None = None, content_type: str = ""
+) -> Response:
+    """A request of a connection that is open: whatever goes wrong, it is lost."""
+    try:
+        return await requests.request(method, url, body, content_type)
+    except ConnectionClosed:
+        raise
+    except EngineError as error:
+        raise ConnectionClosed(1006, str(error)) from None
+
+
 async def _post(requests: HubRequests, url: str, data: bytes, transfer_format: TransferFormat) -> None:
     text = transfer_format is TransferFormat.TEXT
     content_type = "text/plain;charset=UTF-8" if text else "application/octet-stream"
-    response = await requests.request("POST", url, data, content_type)
+    response = await _request(requests, "POST", url, data, content_type)
     if response.status >= 300:
         raise ConnectionClosed(1006, f"the server answered a message with {response.status}")
 
@@ -181,6 +229,7 @@ class ServerSentEventsCarrier(Carrier):
     def __init__(
         self, requests: HubRequests, url: str, response: StreamedResponse, stack: AsyncExitStack, limit: float
     ) -> None:
+        super().__init__()
         self._requests = requests
         self._url = url
         self._response = response
@@ -188,10 +237,7 @@ class ServerSentEventsCarrier(Carrier):
         self._reader = EventStreamReader(limit)
 
     async def send(self, data: bytes) -> None:
-        try:
-            await _post(self._requests, self._url, data, TransferFormat.TEXT)
-        except RemoteProtocolError as error:
-            raise ConnectionClosed(1006, str(error)) from None
+        await _post(self._requests, self._url, data, TransferFormat.TEXT)
 
     async def receive(self) -> bytes:
         try:
@@ -216,15 +262,15 @@ async def open_server_sent_events(
 ) -> ServerSentEventsCarrier:
     """Open an event stream; raises as `open_websocket`."""
     async with AsyncExitStack() as stack:
-        with trio.move_on_after(REQUEST_TIMEOUT):
+        with trio.move_on_after(OPEN_TIMEOUT):
             response = await stack.enter_async_context(requests.stream(url, "text/event-stream"))
             media_type = (field(response.headers, b"content-type") or "").partition(";")[0].strip().lower()
             if response.status != 200:
-                raise _rejected(response, await response.read())
+                raise _rejected(response.status, response.headers, await response.read(_MAX_REJECTION))
             if media_type != "text/event-stream":
                 raise RemoteProtocolError(f"the server answered with {media_type or 'no type'}, not with events")
             return ServerSentEventsCarrier(requests, url, response, stack.pop_all(), limit)
-    raise ConnectionClosed(1006, f"no answer from {url} within {REQUEST_TIMEOUT:g} s")
+    raise ConnectionClosed(1006, f"no answer from {url} within {OPEN_TIMEOUT:g} s")
 
 
 # -- long polling -----------------------------------------------------------------
@@ -239,6 +285,7 @@ class LongPollingCarrier(Carrier):
     keeps_alive = True
 
     def __init__(self, requests: HubRequests, url: str, transfer_format: TransferFormat) -> None:
+        super().__init__()
         self._requests = requests
         self._url = url
         self._format = transfer_format
@@ -246,21 +293,16 @@ class LongPollingCarrier(Carrier):
 
     async def poll(self) -> Response:
         """One GET; the query keeps caches away."""
-        return await self._requests.request("GET", f"{self._url}&_={time.time_ns() // 1_000_000}")
+        separator = "&" if "?" in self._url else "?"
+        return await _request(self._requests, "GET", f"{self._url}{separator}_={time.time_ns() // 1_000_000}")
 
     async def send(self, data: bytes) -> None:
-        try:
-            await _post(self._requests, self._url, data, self._format)
-        except RemoteProtocolError as error:
-            raise ConnectionClosed(1006, str(error)) from None
+        await _post(self._requests, self._url, data, self._format)
 
     async def receive(self) -> bytes:
         while not self._ended:
             with trio.move_on_after(_POLL_TIMEOUT) as patience:
-                try:
-                    response = await self.poll()
-                except RemoteProtocolError as error:
-                    raise ConnectionClosed(1006, str(error)) from None
+                response = await self.poll()
             if patience.cancelled_caught:
                 continue  # the server polls longer than we wait
             if response.status == 204:
@@ -290,5 +332,5 @@ async def open_long_polling(
     carrier = LongPollingCarrier(requests, url, transfer_format)
     response = await carrier.poll()
     if response.status != 200:
-        raise _rejected(response, response.body)
+        raise _rejected(response.status, response.headers, response.body)
     return carrier

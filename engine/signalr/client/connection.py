@@ -30,11 +30,14 @@ from engine.errors import ConfigError, ConnectionClosed, EngineError, LocalProto
 from engine.signalr.client.calls import ItemStream, PendingCall
 from engine.signalr.client.handlers import HandlerRunner, Handlers
 from engine.signalr.client.link import CLOSE_TIMEOUT, Link, Timing
+from engine.signalr.client.negotiate import asks_for_stateful_reconnect
 from engine.signalr.client.requests import AccessToken, HubRequests
 from engine.signalr.client.retry import ReconnectPolicy, RetryContext, after_delays
 from engine.signalr.client.session import ClientSession
 from engine.signalr.client.transports import Wanted, open_transport
-from engine.transport.http1_client import Dial, Http1Client, dial_tcp, split_url
+from engine.signalr.client.unread import Unread
+from engine.transport.dial import parse_proxy
+from engine.transport.http1_client import Dial, Http1Client, dialer, split_url
 from engine.wire.signalr.json import JsonHubProtocol
 from engine.wire.signalr.messages import HubProtocol
 from engine.wire.signalr.msgpack import MsgpackHubProtocol
@@ -91,9 +94,14 @@ class HubConnection:
         server_timeout: seconds without a message from the server before it counts as lost.
         handshake_timeout: seconds for the hub handshake.
         max_message_size: bytes of one message from the server.
-        buffer_size: bytes that may wait for the user's code, of a stream and of calls of handlers.
-        tls: for https; None: the system's certificate authorities.
-        dial: how to connect; None: over TCP.
+        buffer_size: bytes that may wait for the user's code, of streams and of calls of handlers; beyond them
+            the connection is not read, so that the server waits.
+        tls: for https, instead of a context that trusts what the system trusts.
+        server_name: whom the certificate must be for, where that is not the host of the URL.
+        proxy: the URL of an HTTP proxy; True: what `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` say;
+            None: none.
+        unix: the path of a Unix socket to connect to, whatever host the URL names; it has no proxy.
+        dial: how to connect, instead of all that; see `engine.transport.http1_client.Dial`.
 
     Raises:
         ConfigError: an argument that cannot be used.
@@ -117,6 +125,9 @@ class HubConnection:
         max_message_size: float = _MAX_MESSAGE,
         buffer_size: float = _MAX_WAITING,
         tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+        proxy: str | bool | None = True,
+        unix: str | None = None,
         dial: Dial | None = None,
     ) -> None:
         encoding = _PROTOCOLS.get(protocol)
@@ -133,12 +144,23 @@ class HubConnection:
                 "skip_negotiation", True, "negotiation can only be skipped with transports=['WebSockets']"
             )
         self._wanted = Wanted(
-            url, kinds, encoding.transfer_format, skip_negotiation, stateful_reconnect, max_message_size
+            url.partition("#")[0],
+            kinds,
+            encoding.transfer_format,
+            skip_negotiation,
+            stateful_reconnect or asks_for_stateful_reconnect(url),
+            max_message_size,
         )
         self._policy = reconnect_policy or (after_delays() if automatic_reconnect else None)
         self._buffer_size = buffer_size
         self._handlers = Handlers(encoding)
-        self._requests = HubRequests(Http1Client(context=tls, dial=dial or dial_tcp), headers, access_token)
+        connect = dial or dialer(
+            proxy=parse_proxy(proxy) if isinstance(proxy, str) else None,
+            proxy_from_environment=proxy is True,
+            unix=unix,
+            server_name=server_name,
+        )
+        self._requests = HubRequests(Http1Client(context=tls, dial=connect), headers, access_token)
         self._reconnecting_callbacks: list[ErrorCallback] = []
         self._reconnected_callbacks: list[Callable[[str | None], Any]] = []
         self._closed_callbacks: list[ErrorCallback] = []
@@ -152,7 +174,8 @@ class HubConnection:
         """Why the connection was lost; None while it is not, and after an end in order."""
         # owned by the block
         self._stopping = False
-        self._runner = HandlerRunner(self._handlers, buffer_size)
+        self._unread: Unread
+        self._runner: HandlerRunner
         self._events: deque[Callable[[], Any]] = deque()
         self._has_events = trio.Event()
         self._events_done = trio.Event()
@@ -198,6 +221,8 @@ class HubConnection:
         self._stopping = False
         self.close_error = None
         self._over, self._events_done = trio.Event(), trio.Event()
+        self._unread = Unread(self._buffer_size)
+        self._runner = HandlerRunner(self._handlers, self._unread)
         self._move(ConnectionState.CONNECTING)
         try:
             link = await self._open()
@@ -274,6 +299,7 @@ class HubConnection:
                 self._protocol,
                 self._timing,
                 self._runner,
+                self._unread,
                 opened.reopen,
                 opened.connection_id,
                 self._link_ended,
@@ -311,10 +337,9 @@ class HubConnection:
 
     async def _reconnect(self, error: Exception | None) -> tuple[Link | None, Exception | None]:
         """Try as the policy says; without a link, the error is why not."""
-        policy = self._policy
         began = trio.current_time()
-        delay = None if policy is None else policy(RetryContext(0, 0.0, error))
-        if policy is None or delay is None:
+        delay = self._delay(RetryContext(0, 0.0, error))
+        if delay is None:
             return None, error
         self._move(ConnectionState.RECONNECTING)
         self._notify(self._reconnecting_callbacks, error)
@@ -327,8 +352,18 @@ class HubConnection:
             except EngineError as failure:
                 error = failure
             attempts += 1
-            delay = policy(RetryContext(attempts, trio.current_time() - began, error))
+            delay = self._delay(RetryContext(attempts, trio.current_time() - began, error))
         return None, error
+
+    def _delay(self, context: RetryContext) -> float | None:
+        """What the policy says; one that fails gives up, as with the official clients."""
+        if self._policy is None:
+            return None
+        try:
+            return self._policy(context)
+        except Exception as error:  # the invocation barrier: it is the user's
+            _log.error("the reconnect policy failed; there will be no more attempts", exc_info=error)
+            return None
 
     def _connected(self, link: Link) -> None:
         self._link = link
@@ -417,7 +452,7 @@ class HubConnection:
         """
         link = await self._ready()
         plain, streams = _split(link, arguments)
-        call = PendingCall(link.protocol, method, result_type)
+        call = PendingCall(link.protocol, method, result_type, self._unread)
         invocation_id = link.take_id()
         frame = link.protocol.invocation(
             method, plain, invocation_id, stream_ids=[stream_id for stream_id, _ in streams]
@@ -457,7 +492,7 @@ class HubConnection:
         link = await self._ready()
         plain, streams = _split(link, arguments)
         invocation_id = link.take_id()
-        items = ItemStream(link.protocol, item_type, self._buffer_size, lambda: link.cancel(invocation_id))
+        items = ItemStream(link.protocol, item_type, self._unread, lambda: link.cancel(invocation_id))
         frame = link.protocol.invocation(
             method, plain, invocation_id, stream=True, stream_ids=[stream_id for stream_id, _ in streams]
         )

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from engine.errors import ConfigError, HubError, LimitExceeded, LimitKind
+from engine.errors import ConfigError, ConnectionClosed, HubError, LimitExceeded
+from engine.signalr.client.unread import Holder, Unread
 from engine.wire.signalr.messages import BindingError, HubProtocol, Invocation
 
 if TYPE_CHECKING:
@@ -132,33 +133,27 @@ class Handlers:
         return tuple(self._by_name.get(name.lower(), ()))
 
 
-class HandlerRunner:
-    """Runs handlers; see the module.
+class HandlerRunner(Holder):
+    """Runs handlers; see the module."""
 
-    Args:
-        limit: bytes of calls that may wait for slow handlers.
-    """
-
-    def __init__(self, handlers: Handlers, limit: float) -> None:
+    def __init__(self, handlers: Handlers, unread: Unread) -> None:
+        super().__init__(unread)
         self._handlers = handlers
-        self._limit = limit
         self._queue: deque[tuple[Link, Invocation]] = deque()
-        self._size = 0
         self._news = trio.Event()
+        self._latest: Link | None = None
 
     def receive(self, link: Link, call: Invocation) -> None:
-        """Take a call; it runs later.
-
-        Raises:
-            LimitExceeded: too many wait.
-        """
-        self._size += _CALL_COST + len(bytes(call.arguments))
-        if self._size > self._limit:
-            raise LimitExceeded(
-                "buffer_size", self._limit, self._size, kind=LimitKind.CAPACITY, what="calls that wait for handlers"
-            )
+        """Take a call; it runs later."""
+        self._latest = link
         self._queue.append((link, call))
+        self._hold(_cost(call))
         self._news.set()
+
+    def shed(self, error: LimitExceeded) -> None:
+        """Calls cannot be left out: the connection ends."""
+        if self._latest is not None:
+            self._latest.abandon(error)
 
     async def run(self) -> None:
         """Run handlers until cancelled."""
@@ -166,9 +161,9 @@ class HandlerRunner:
             while True:
                 while self._queue:
                     link, call = self._queue.popleft()
-                    self._size -= _CALL_COST + len(bytes(call.arguments))
                     if call.invocation_id is None:
                         await self._handle(link, call)
+                        self._release(_cost(call))
                     else:
                         nursery.start_soon(self._answer, link, call, call.invocation_id)
                 self._news = trio.Event()
@@ -209,7 +204,15 @@ class HandlerRunner:
                 frame = protocol.result(invocation_id, value)
             except (TypeError, ValueError) as error:
                 frame = protocol.error(invocation_id, f"the client's result cannot be sent: {error}")
-        link.post(frame)
+        try:
+            await link.send(frame)
+        except ConnectionClosed as error:
+            _log.debug("the result of %r is not wanted any more: %s", call.target, error)
+        self._release(_cost(call))
+
+
+def _cost(call: Invocation) -> int:
+    return _CALL_COST + len(memoryview(call.arguments))
 
 
 async def _run(handler: Handler, protocol: HubProtocol, call: Invocation) -> Any:

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from engine.errors import ConnectionClosed, EngineError, LimitExceeded
+from engine.errors import ConnectionClosed, EngineError
 from engine.signalr.client.calls import Call
 from engine.signalr.client.carriers import Carrier
 from engine.signalr.client.session import ClientSession, HandshakeDone, SessionFailed, State
+from engine.signalr.client.unread import Unread
 from engine.wire.signalr.messages import (
     Close,
     Completion,
@@ -92,6 +93,7 @@ class Link:
         protocol: HubProtocol,
         timing: Timing,
         runner: HandlerRunner,
+        unread: Unread,
         reopen: Callable[[], Awaitable[Carrier]],
         connection_id: str | None,
         on_end: Callable[[], None],
@@ -102,10 +104,12 @@ class Link:
         self._session = session
         self._timing = timing
         self._runner = runner
+        self._unread = unread
         self._reopen = reopen
         self._on_end = on_end
         # owned by the receiving task
         self._carrier = carrier
+        carrier.control_due = self._wake_up
         self._receiving = trio.CancelScope()
         self._lost: Exception | None = None  # why `_receiving` was cancelled
         self.error: Exception | None = None
@@ -119,6 +123,7 @@ class Link:
         self._wake = trio.Event()
         self._room = trio.Event()  # replaced when somebody waits
         self._cut = False
+        self._reading = True  # not held back by what the user's code has not taken
         self._stopping = False
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None  # while it runs
@@ -196,8 +201,13 @@ class Link:
         self.may_reconnect = False
         if not self._cut and not self._ended:
             batch = self._post(self.protocol.close(), numbered=False)
-            await batch.sent.wait()
+            with trio.move_on_after(CLOSE_TIMEOUT):  # a server that reads nothing is not waited for
+                await batch.sent.wait()
         self._end(None)
+
+    def abandon(self, error: Exception) -> None:
+        """End it at once."""
+        self._end(error)
 
     def _end(self, error: Exception | None) -> None:
         """It is over: whoever waits is told. Idempotent."""
@@ -224,6 +234,7 @@ class Link:
             lost: Exception | None = None
             with trio.CancelScope() as self._receiving:
                 try:
+                    await self._room_to_read()
                     data = await self._carrier.receive()
                 except ConnectionClosed as error:
                     lost = error
@@ -233,6 +244,16 @@ class Link:
                 self._process()
             else:
                 await self._carry_on(lost)
+
+    async def _room_to_read(self) -> None:
+        if not self._unread.full:
+            return
+        self._reading = False
+        try:
+            await self._unread.room()
+        finally:
+            self._reading = True
+            self._last_heard = trio.current_time()
 
     async def _carry_on(self, lost: Exception | None) -> None:
         """The socket has ended: over another one, or not at all."""
@@ -252,10 +273,7 @@ class Link:
                     if call is not None:
                         call.item(event.item)
                 case Invocation():
-                    try:
-                        self._runner.receive(self, event)
-                    except LimitExceeded as error:
-                        self._end(error)
+                    self._runner.receive(self, event)
                 case Close():
                     self._receive_close(event)
                 case SessionFailed():
@@ -297,6 +315,7 @@ class Link:
         with trio.move_on_after(self._timing.handshake_timeout):
             try:
                 self._carrier = await self._reopen()
+                self._carrier.control_due = self._wake_up
             except EngineError as error:
                 _log.debug("connection %s cannot be resumed: %s", self.connection_id, error)
                 return False
@@ -308,6 +327,9 @@ class Link:
             self._wake.set()
             return True
         return False
+
+    def _wake_up(self) -> None:
+        self._wake.set()
 
     # -- sending --------------------------------------------------------------------
 
@@ -363,13 +385,15 @@ class Link:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            if not self._batch.frames or self._cut:
+            if self._cut:
                 continue
             batch, self._batch = self._batch, _Batch()
             try:
                 with trio.CancelScope() as self._sending:
                     try:
-                        await self._carrier.send(b"".join(batch.frames))
+                        await self._carrier.send_control()
+                        if batch.frames:
+                            await self._carrier.send(b"".join(batch.frames))
                     except ConnectionClosed as error:
                         if not self._session.stateful:
                             batch.error = error
@@ -393,7 +417,9 @@ class Link:
             ping_at = self._last_sent + timing.keep_alive_interval
             give_up_at = self._last_heard + timing.server_timeout
             now = trio.current_time()
-            if now >= give_up_at:
+            if now >= give_up_at and not self._reading:
+                self._last_heard = now
+            elif now >= give_up_at:
                 self._last_heard = now
                 self._lose(ConnectionClosed(reason=SERVER_TIMEOUT))
             elif now >= ping_at:
@@ -444,9 +470,9 @@ class Link:
                     await stack.enter_async_context(aclosing(items))
                 async for item in items:
                     await self.send(self.protocol.stream_item(stream_id, item))
-        except ConnectionClosed:
-            pass  # then nobody is told
         except Exception as error:  # the invocation barrier: the user's generator
+            if isinstance(error, ConnectionClosed) and self.over:
+                return b""  # nobody is left to be told
             _log.error("an upload failed", exc_info=error)
             return self.protocol.error(stream_id, str(error) or type(error).__name__)
         return self.protocol.finished(stream_id)

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import msgspec
 
 from engine.errors import HandshakeRejected, HubError, RemoteProtocolError
-from engine.signalr.client.requests import HubRequests
+from engine.signalr.client.requests import HubRequests, server_url
 
 __all__ = ["Negotiated", "OfferedTransport", "connect_url", "negotiate", "negotiate_url"]
 
@@ -41,6 +41,13 @@ class _Answer(msgspec.Struct):
     ProtocolVersion: str | None = None
 
 
+_HINT = "check the URL and the server"
+_HINTS = {
+    401: "check access_token and headers",
+    403: "check access_token and headers",
+    404: "either this is not a SignalR endpoint, or a proxy blocks the connection",
+}
+
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
@@ -65,6 +72,11 @@ def negotiate_url(url: str, *, stateful_reconnect: bool) -> str:
     if stateful_reconnect and "useStatefulReconnect" not in names:
         query.append(("useStatefulReconnect", "true"))
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + "/negotiate", urlencode(query), ""))
+
+
+def asks_for_stateful_reconnect(url: str) -> bool:
+    """The user, or the server that sent us here, asks for it in the URL."""
+    return ("useStatefulReconnect", "true") in parse_qsl(urlsplit(url).query)
 
 
 def connect_url(url: str, token: str | None) -> str:
@@ -94,11 +106,11 @@ async def negotiate(requests: HubRequests, url: str, *, stateful_reconnect: bool
             )
         if answer.url is None:
             break
-        url = answer.url
+        url = server_url(url, answer.url)
         requests.redirect(answer.accessToken)
     else:
         raise RemoteProtocolError("Negotiate redirection limit exceeded.")
-    if answer.useStatefulReconnect and not stateful_reconnect:
+    if answer.useStatefulReconnect and not (stateful_reconnect or asks_for_stateful_reconnect(url)):
         raise RemoteProtocolError("Client didn't negotiate Stateful Reconnect but the server did.")
     return Negotiated(
         url,
@@ -110,10 +122,16 @@ async def negotiate(requests: HubRequests, url: str, *, stateful_reconnect: bool
 
 
 async def _ask(requests: HubRequests, url: str) -> _Answer:
-    response = await requests.request("POST", url, b"")
+    # What a negotiation leaves behind, nobody misses: an idle connection may have been closed meanwhile.
+    response = await requests.request("POST", url, b"", repeat=True)
     if response.status != 200:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
-        raise HandshakeRejected(response.status, headers, response.body[:_MAX_QUOTED])
+        raise HandshakeRejected(
+            response.status,
+            headers,
+            response.body[:_MAX_QUOTED],
+            message=f"{url} answered the negotiation with {response.status}; {_HINTS.get(response.status, _HINT)}",
+        )
     try:
         return _decode(response.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

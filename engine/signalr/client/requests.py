@@ -1,8 +1,10 @@
 """The HTTP requests of one hub connection, with its headers, token and cookies.
 
-Owns: credentials. A token is fetched anew for each negotiation, and once more when a server says 401; a
-token that came with a redirection replaces the user's. Cookies are kept, because load balancers keep a
-client on one server with them. Never interprets an answer except for 401 and redirections.
+Owns: credentials. A token is fetched anew for each negotiation and each further socket of a connection,
+and once more when a server says 401; a token that came with a redirection replaces the user's. It goes
+in the Authorization field, never in the query, which ends up in logs. Cookies are kept, because load
+balancers keep a client on one server with them. Never interprets an answer except for 401 and
+redirections.
 
 Spec: AccessTokenHttpClient.ts, HttpConnection.ts of the official client.
 """
@@ -10,29 +12,53 @@ Spec: AccessTokenHttpClient.ts, HttpConnection.ts of the official client.
 from __future__ import annotations
 
 import inspect
+import os
+import platform
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin
 
 import trio
 
-from engine.errors import ConnectionClosed, RemoteProtocolError
-from engine.transport.http1_client import Http1Client, Response, StreamedResponse, field, split_url
+from engine.config import Config
+from engine.errors import ConfigError, ConnectionClosed, RemoteProtocolError
+from engine.transport.http1_client import Http1Client, Response, StreamedResponse, discard, field, split_url
 from engine.transport.stream import ByteStream
-from engine.wire.http1_client import ResponseReceived
+from engine.websocket.opening import field_pairs, shake_hands
+from engine.wire.websocket.client_handshake import ClientHandshake, Offered, Opened, Rejected
 
 __all__ = ["AccessToken", "HubRequests"]
 
 AccessToken = str | Callable[[], str | Awaitable[str | None] | None]
 """A token, or what makes one, synchronously or not."""
 
+USER_AGENT = f"engine (SignalR; {platform.system()}; Python {platform.python_version()})"
 REQUEST_TIMEOUT = 100.0  # seconds; the JavaScript client's
 _MAX_REDIRECTS = 20  # of HTTP, for one request; fetch's
 _REDIRECTIONS = frozenset((301, 302, 303, 307, 308))
 _KEEP_METHOD = frozenset((307, 308))  # RFC 9110 section 15.4: the others may turn a POST into a GET
 _Fields = list[tuple[str, str]]
+_PRINTABLE = re.compile(r"[!-~]+")
+_CONFIG = Config()
+
+
+def server_url(base: str, url: str) -> str:
+    """Where a server sends us: a URL, or one relative to `base`, without its fragment.
+
+    Raises:
+        RemoteProtocolError: it is none.
+    """
+    try:
+        target = urljoin(base, url).partition("#")[0]
+        split_url(target)
+        if _PRINTABLE.fullmatch(target) is None:
+            raise ValueError
+    except (ConfigError, ValueError):
+        raise RemoteProtocolError(f"the server redirects to {url[:200]!r}, which is no URL of a server") from None
+    return target
 
 
 class HubRequests:
@@ -68,8 +94,13 @@ class HubRequests:
             self._redirected = True
             self._token = token
 
-    async def request(self, method: str, url: str, body: bytes | None = None, content_type: str = "") -> Response:
+    async def request(
+        self, method: str, url: str, body: bytes | None = None, content_type: str = "", *, repeat: bool = False
+    ) -> Response:
         """A whole response, redirections followed.
+
+        Args:
+            repeat: nothing is lost when the server gets it twice, though it is a POST.
 
         Raises:
             ConnectionClosed: no connection, or no answer in time.
@@ -77,47 +108,92 @@ class HubRequests:
         """
         extra = [("Content-Type", content_type)] if content_type else []
         with trio.move_on_after(REQUEST_TIMEOUT):
-            response = await self._follow(method, url, body, extra)
+            response = await self._follow(method, url, body, extra, repeat)
             if response.status == 401 and await self._renew():
-                response = await self._follow(method, url, body, extra)
+                response = await self._follow(method, url, body, extra, repeat)
             return response
         raise ConnectionClosed(1006, f"no answer from {url} within {REQUEST_TIMEOUT:g} s")
 
-    async def _follow(self, method: str, url: str, body: bytes | None, extra: Sequence[tuple[str, str]]) -> Response:
-        asked = split_url(url)[0]
-        for _ in range(_MAX_REDIRECTS):
-            own = split_url(url)[0] == asked  # credentials stay where they were meant to go
-            response = await self.http.request(method, url, self._fields(url, extra, secret=own), body)
-            self._keep_cookies(url, response.headers)
-            location = field(response.headers, b"location")
-            if location is None or response.status not in (_KEEP_METHOD if method != "GET" else _REDIRECTIONS):
-                return response
-            url = urljoin(url, location)
-        raise RemoteProtocolError(f"{url} redirects for ever")
+    async def _follow(
+        self, method: str, url: str, body: bytes | None, extra: Sequence[tuple[str, str]], repeat: bool
+    ) -> Response:
+        async with self._stream(method, url, body, extra, repeat=repeat) as response:
+            return Response(response.status, response.headers, await response.read())
+        raise AssertionError("unreachable: the context manager does not swallow")
 
     @asynccontextmanager
     async def stream(self, url: str, accept: str) -> AsyncIterator[StreamedResponse]:
-        """A GET whose body comes bit by bit; raises as `request`."""
-        async with self.http.stream("GET", url, self._fields(url, [("Accept", accept)])) as response:
-            self._keep_cookies(url, response.headers)
+        """A GET whose body comes bit by bit, redirections followed; raises as `request`."""
+        extra = [("Accept", accept)]
+        async with AsyncExitStack() as stack:
+            response = await stack.enter_async_context(self._stream("GET", url, None, extra))
+            if response.status == 401 and await self._renew():
+                await stack.aclose()
+                response = await stack.enter_async_context(self._stream("GET", url, None, extra))
             yield response
 
-    async def upgrade(
-        self, url: str, fields: Sequence[tuple[str, str]]
-    ) -> tuple[ByteStream, bytes, ResponseReceived] | Response:
-        """A GET that asks for another protocol; raises as `request`."""
-        answer = await self.http.upgrade(url, self._fields(url, fields))
-        if isinstance(answer, Response) and answer.status == 401 and await self._renew():
-            answer = await self.http.upgrade(url, self._fields(url, fields))
+    @asynccontextmanager
+    async def _stream(
+        self, method: str, url: str, body: bytes | None, extra: Sequence[tuple[str, str]], *, repeat: bool = False
+    ) -> AsyncIterator[StreamedResponse]:
+        asked = split_url(url)[0]
+        for _ in range(_MAX_REDIRECTS):
+            own = split_url(url)[0] == asked  # credentials stay where they were meant to go
+            fields = self._fields(url, extra, secret=own)
+            async with self.http.stream(method, url, fields, body, repeat=repeat) as response:
+                self._keep_cookies(url, response.headers)
+                location = field(response.headers, b"location")
+                if location is None or response.status not in (_KEEP_METHOD if method != "GET" else _REDIRECTIONS):
+                    yield response
+                    return
+                await response.read()
+            url = server_url(url, location)
+        raise RemoteProtocolError(f"{url} redirects for ever")
+
+    async def upgrade(self, url: str) -> tuple[ByteStream, Opened] | Rejected:
+        """Open a WebSocket.
+
+        Raises:
+            ConnectionClosed: the server cannot be reached, or went away.
+            HandshakeRejected: the proxy refused.
+            RemoteProtocolError, LimitExceeded: its answer breaks the protocol, or a limit.
+        """
+        answer = await self._upgrade(url)
+        if isinstance(answer, Rejected) and answer.status == 401 and await self._renew():
+            answer = await self._upgrade(url)
         return answer
+
+    async def _upgrade(self, url: str) -> tuple[ByteStream, Opened] | Rejected:
+        origin, target = split_url(url)
+        offered = Offered(origin.authority.encode("ascii"), target.encode("ascii"), field_pairs(self._fields(url, ())))
+        core = ClientHandshake(offered, os.urandom(16), _CONFIG.http1)
+        stream = await self.http.connect(url)
+        try:
+            answer = await shake_hands(stream, core, _CONFIG.websocket)
+            self._keep_cookies(url, answer.headers)
+            if isinstance(answer, Opened):
+                return stream, answer
+        except BaseException:
+            await discard(stream)  # noqa: ASYNC102  it shields itself
+            raise
+        await stream.aclose()
+        return answer
+
+    async def renew_token(self) -> None:
+        """Another socket is about to be opened for the same connection."""
+        if not self._redirected:
+            await self._fetch_token()
 
     async def _fetch_token(self) -> None:
         given = self._access_token
-        if callable(given):
+        if not callable(given):
+            self._token = given
+            return
+        try:
             made = given()
             self._token = await made if inspect.isawaitable(made) else made
-        else:
-            self._token = given
+        except Exception as error:  # the invocation barrier: one attempt to connect has failed
+            raise ConnectionClosed(1006, f"access_token failed: {type(error).__name__}: {error}") from error
 
     async def _renew(self) -> bool:
         """After a 401: another token, if there can be one."""
@@ -127,7 +203,7 @@ class HubRequests:
         return True
 
     def _fields(self, url: str, extra: Sequence[tuple[str, str]], *, secret: bool = True) -> _Fields:
-        fields: _Fields = [("User-Agent", "engine"), ("X-Requested-With", "XMLHttpRequest")]
+        fields: _Fields = [("User-Agent", USER_AGENT), ("X-Requested-With", "XMLHttpRequest")]
         if self._token and secret:
             fields.append(("Authorization", f"Bearer {self._token}"))
         cookies = self._cookies.get(split_url(url)[0].host)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from engine.errors import ConnectionClosed, EngineError, HandshakeRejected
 from engine.signalr.client.carriers import Carrier, open_long_polling, open_server_sent_events, open_websocket
@@ -60,10 +61,11 @@ async def open_transport(requests: HubRequests, wanted: Wanted) -> Opened:
     await requests.begin()
     if wanted.skip_negotiation:
         carrier = await _open(requests, wanted, TransportKind.WEB_SOCKETS, wanted.url)
-        return Opened(carrier, None, False, lambda: _open(requests, wanted, TransportKind.WEB_SOCKETS, wanted.url))
+        return Opened(carrier, None, False, partial(_reopen, requests, wanted, TransportKind.WEB_SOCKETS, wanted.url))
     answer = await negotiate(requests, wanted.url, stateful_reconnect=wanted.stateful_reconnect)
     used = False
     failures: list[str] = []
+    refusals: list[HandshakeRejected] = []
     for offered in answer.transports:
         kind = _usable(offered, wanted)
         if isinstance(kind, str):
@@ -77,11 +79,13 @@ async def open_transport(requests: HubRequests, wanted: Wanted) -> Opened:
         try:
             carrier = await _open(requests, wanted, kind, url)
         except EngineError as error:
-            if isinstance(error, HandshakeRejected) and error.status in (401, 403):
-                raise  # no other transport will change that
+            if isinstance(error, HandshakeRejected):
+                refusals.append(error)
             failures.append(f"{kind.value} failed: {error}")
             continue
         return _opened(requests, wanted, answer, carrier, url)
+    if refusals and len({each.status for each in refusals}) == 1 and refusals[0].status in (401, 403):
+        raise refusals[0]  # not the transports' fault
     if not failures:
         raise ConnectionClosed(reason="None of the transports supported by the client are supported by the server.")
     raise ConnectionClosed(
@@ -92,11 +96,16 @@ async def open_transport(requests: HubRequests, wanted: Wanted) -> Opened:
 def _opened(requests: HubRequests, wanted: Wanted, answer: Negotiated, carrier: Carrier, url: str) -> Opened:
     kind = carrier.kind
     stateful = answer.stateful_reconnect and kind is TransportKind.WEB_SOCKETS
-    return Opened(carrier, answer.connection_id, stateful, lambda: _open(requests, wanted, kind, url))
+    return Opened(carrier, answer.connection_id, stateful, partial(_reopen, requests, wanted, kind, url))
 
 
 async def _open(requests: HubRequests, wanted: Wanted, kind: TransportKind, url: str) -> Carrier:
     return await _OPENERS[kind](requests, url, wanted.transfer_format, wanted.max_message_size)
+
+
+async def _reopen(requests: HubRequests, wanted: Wanted, kind: TransportKind, url: str) -> Carrier:
+    await requests.renew_token()  # the one that we have may be as old as the connection
+    return await _open(requests, wanted, kind, url)
 
 
 def _usable(offered: OfferedTransport, wanted: Wanted) -> TransportKind | str:

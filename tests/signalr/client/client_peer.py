@@ -153,8 +153,13 @@ Script = Callable[[RawPeer], Awaitable[None]]
 
 
 @asynccontextmanager
-async def scripted(*scripts: Script) -> AsyncIterator[Dial]:
-    """A dial whose connections are served by these scripts, one after the other; then nobody answers."""
+async def scripted(*scripts: Script, lockstep: bool = False) -> AsyncIterator[Dial]:
+    """A dial whose connections are served by these scripts, one after the other; then nobody answers.
+
+    Args:
+        lockstep: what is sent waits until it is received; else nothing ever does.
+    """
+    pair = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
     waiting = list(scripts)
     async with trio.open_nursery() as nursery:
 
@@ -169,7 +174,7 @@ async def scripted(*scripts: Script) -> AsyncIterator[Dial]:
             await trio.lowlevel.checkpoint()
             if not waiting:
                 raise ConnectionClosed(1006, "connection refused")
-            ours, theirs = trio.testing.memory_stream_pair()
+            ours, theirs = pair()
             nursery.start_soon(serve, waiting.pop(0), theirs)
             return WrappedByteStream(ours, read_size=65536)
 

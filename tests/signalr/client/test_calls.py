@@ -17,7 +17,6 @@ from engine.errors import (
     ConfigError,
     ConnectionClosed,
     HubError,
-    LimitExceeded,
     LocalProtocolError,
     RemoteProtocolError,
 )
@@ -226,16 +225,6 @@ async def test_an_upload_that_fails_is_an_error_of_the_method(caplog):
         with pytest.raises(HubError, match="invoking 'Total'"):
             await hub.invoke("Total", failing(), 1)
     assert "an upload failed" in caplog.text
-
-
-async def test_unread_items_beyond_the_buffer_end_their_stream_and_nothing_else(autojump_clock):
-    async with connected(CallsHub, buffer_size=2000) as hub:
-        async with hub.stream("Counter", 100) as items:
-            await trio.sleep(1)
-            with pytest.raises(LimitExceeded, match="buffer_size"):
-                async for _ in items:
-                    pass
-        assert await hub.invoke("Add", 1, 1) == 2
 
 
 async def test_arguments_of_handlers_are_converted_and_bad_ones_are_logged(caplog):

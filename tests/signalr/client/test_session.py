@@ -6,11 +6,9 @@ import pytest
 
 from engine.errors import RemoteProtocolError
 from engine.signalr.client.event_stream import EventStreamReader
-from engine.signalr.client.frames import CloseFrame, PingFrame, ServerFrameReader, client_frame
 from engine.signalr.client.session import ClientSession, HandshakeDone, SessionEvent, SessionFailed, State
 from engine.wire.signalr.json import JsonHubProtocol
 from engine.wire.signalr.messages import Close, Completion, Ping
-from tests.signalr.hub_peer import client_frame as their_frame
 
 PROTOCOL = JsonHubProtocol()
 
@@ -93,23 +91,3 @@ def test_an_event_without_an_end_is_refused():
     reader = EventStreamReader(100)
     with pytest.raises(RemoteProtocolError, match="more than 100 bytes"):
         reader.receive_data(b"data: abcdef\n" * 20)
-
-
-@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
-def test_frames_are_masked_as_the_standard_says(size):
-    payload = bytes(index % 251 for index in range(size))
-    frame = client_frame(2, payload, b"abcd")
-    unmasked = bytes((frame[0], frame[1] & 0x7F)) + frame[2 : len(frame) - size - 4] + payload
-    reader = ServerFrameReader(10**6)
-    reader.receive_data(unmasked)
-    assert (reader.next_event() or b"") == payload
-    assert len(frame) == len(their_frame(2, payload))
-
-
-def test_control_frames_come_between_fragments_and_nothing_after_a_close():
-    reader = ServerFrameReader(100)
-    reader.receive_data(b"\x01\x01a\x89\x01p\x8a\x00\x80\x01b\x88\x04\x03\xe9by\x81\x01z")
-    found = []
-    while (event := reader.next_event()) is not None:
-        found.append(event)
-    assert found == [b"a", PingFrame(b"p"), b"b", CloseFrame(1001, "by")]
