@@ -2,7 +2,8 @@
 
 Owns: the request's head, the deadline, credentials, and the decision to repeat what failed: transparently
 where the server has done nothing (REFUSED_STREAM, GOAWAY below the stream, a head that never left), by
-policy where a service config says so (gRFC A6). How a user talks to a call is `engine.grpc.client`'s.
+policy where a service config says so (gRFC A6). Attempts side by side are `engine.grpc.hedging`'s, how a
+user talks to a call is `engine.grpc.client`'s.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import trio
 from engine.errors import CallCause, ConfigError, RpcError, StatusCode
 from engine.grpc.attempt import Attempt
 from engine.grpc.credentials import AuthContext, CallCredentials, require_privacy
+from engine.grpc.hedging import Hedge, HedgedAttempt
 from engine.grpc.service import MethodKind
 from engine.transport.http2_client import Http2ClientConnection, LossKind
 from engine.wire.grpc import metadata as wire_metadata
@@ -73,8 +75,10 @@ class Call:
     """See the module. Owned by the task that makes the call."""
 
     __slots__ = (
+        "_backoffs",
         "_channel",
         "_config",
+        "_extra",
         "_number",
         "_refused",
         "_retries",
@@ -84,6 +88,7 @@ class Call:
         "deadline",
         "details",
         "encoding",
+        "hedge",
         "method",
         "scope_deadline",
         "single",
@@ -115,12 +120,19 @@ class Call:
         self.causes: tuple[CallCause, ...] = ()
         self._number = 0
         self._retries = 0
+        self._backoffs = 0  # retries since the server last said when
+        self._extra: Fields = ()  # what the credentials gave
+        policy = self._config.hedging
+        self.hedge = None if policy is None else Hedge(channel, self, policy)
         self._refused = 0  # transparent retries of what a server refused
 
     # -- attempts -------------------------------------------------------------
 
-    async def start(self) -> Attempt:
+    async def start(self, *, again: bool = False) -> Attempt:
         """Begin the next attempt: its head is queued, nothing else.
+
+        Args:
+            again: beside an attempt that is running, with the credentials of that one.
 
         Raises:
             RpcError: UNAVAILABLE without a connection, DEADLINE_EXCEEDED, or what the credentials raise.
@@ -128,28 +140,30 @@ class Call:
         channel = self._channel
         if self._timer is None and self.deadline == -math.inf:
             await trio.lowlevel.checkpoint()  # our scope is cancelled: this raises
-        credentials = self.details.credentials or channel.call_credentials
+        credentials = None if again else self.details.credentials or channel.call_credentials
         connection = channel.pick()
         if credentials is None and connection is not None and connection.has_slot:
-            attempt = self._open(connection, (), reserved=False)
+            attempt = self._open(connection, reserved=False)
             if attempt is not None:
                 return attempt
         with trio.CancelScope(deadline=self.deadline if self._timer is not None else math.inf) as scope:
-            extra = await self._credentials(credentials)
+            if credentials is not None:
+                self._extra = await self._credentials(credentials)
             wait_for_ready = self.details.wait_for_ready
             if wait_for_ready is None:
                 wait_for_ready = self._config.wait_for_ready
             while True:
                 connection = await channel.connection(wait_for_ready=wait_for_ready)
                 if await connection.reserve():
-                    attempt = self._open(connection, extra, reserved=True)
+                    attempt = self._open(connection, reserved=True)
                     if attempt is not None:
                         return attempt
         assert scope.cancelled_caught  # there is no other way out of the loop
         raise self._error(StatusCode.DEADLINE_EXCEEDED, f"the deadline passed; {channel.why_not_ready}")
 
     def _new_attempt(self, connection: Http2ClientConnection) -> Attempt:
-        return Attempt(
+        kind = Attempt if self.hedge is None else HedgedAttempt
+        attempt = kind(
             connection,
             self._channel.config,
             number=self._number + 1,
@@ -157,16 +171,22 @@ class Call:
             max_size=self._config.max_response_size or self._channel.config.max_receive_message_size,
             deadline=self.deadline,
         )
+        if self.hedge is not None:
+            assert isinstance(attempt, HedgedAttempt)  # see above
+            attempt.hedge = self.hedge
+        return attempt
 
-    def _open(self, connection: Http2ClientConnection, extra: Fields, *, reserved: bool) -> Attempt | None:
+    def _open(self, connection: Http2ClientConnection, *, reserved: bool) -> Attempt | None:
         attempt = self._new_attempt(connection)
-        if not attempt.open(self._fields(extra), reserved=reserved):
+        if not attempt.open(self._fields(), reserved=reserved):
             return None
         self._number += 1
         self.attempt = attempt
+        if self.hedge is not None:
+            self._retries += 1
         return attempt
 
-    def _fields(self, extra: Fields) -> Fields:
+    def _fields(self) -> Fields:
         """The request's head; the same object for the same simple call, so that HPACK encodes it once."""
         head = self._channel.head(self.method.path, self.encoding)
         if self.deadline != math.inf:
@@ -175,15 +195,13 @@ class Call:
             head = (*head[:5], timeout, *head[5:])  # right behind `te`
         if self.details.metadata:
             head = (*head, *wire_metadata.encode(self.details.metadata))
-        if extra:
-            head = (*head, *extra)
+        if self._extra:
+            head = (*head, *self._extra)
         if self._retries:  # A6: transparent retries do not count
             head = (*head, (b"grpc-previous-rpc-attempts", b"%d" % self._retries))
         return head
 
-    async def _credentials(self, credentials: CallCredentials | None) -> Fields:
-        if credentials is None:
-            return ()
+    async def _credentials(self, credentials: CallCredentials) -> Fields:
         channel = self._channel
         require_privacy(secure=channel.secure)
         service = self.method.path.rpartition("/")[0]
@@ -220,6 +238,8 @@ class Call:
         """The caller is done with the call, whatever its state: cancelled, unless it has ended."""
         if self._timer is not None:
             self._timer.clear()
+        if self.hedge is not None:
+            self.hedge.close()
         if self.attempt is not None and not self.attempt.finished:
             self.attempt.cancel()
 
@@ -247,10 +267,7 @@ class Call:
         """Seconds until the next attempt, None for none."""
         if trio.current_time() >= self.deadline or attempt.committed:
             return None
-        if attempt.loss is LossKind.UNSENT:
-            return 0.0
-        if attempt.loss is LossKind.UNPROCESSED and not self._refused:
-            self._refused += 1  # A6: "at most once" where the server has seen the stream
+        if self.unseen(attempt):
             return 0.0
         policy, throttle, pushback = self._config.retry, self._channel.throttle, attempt.pushback
         retryable = policy is not None and attempt.code in policy.codes
@@ -261,11 +278,22 @@ class Call:
             return None
         if self._retries + 1 >= policy.max_attempts:
             return None
-        if pushback is not None:
-            self._retries += 1
-            return pushback / 1000
         self._retries += 1
-        return policy.delay(self._retries, self._channel.random)
+        if pushback is not None:
+            self._backoffs = 0  # as grpc-java does: the server's word begins the delays anew
+            return pushback / 1000
+        self._backoffs += 1
+        return policy.delay(self._backoffs, self._channel.random)
+
+    def unseen(self, attempt: Attempt) -> bool:
+        """Whether an attempt that failed is repeated as if it had not been: no policy has a say."""
+        if attempt.loss is LossKind.UNPROCESSED and not self._refused:
+            self._refused += 1  # A6: "at most once" where the server has seen the stream
+        elif attempt.loss is not LossKind.UNSENT:
+            return False
+        if self.hedge is not None:
+            self._retries -= 1
+        return True
 
     async def _raise(self, attempt: Attempt) -> None:
         if self._timer is not None:
@@ -284,5 +312,7 @@ class Call:
         return error
 
     def _expired(self) -> None:
+        if self.hedge is not None:
+            self.hedge.expire()
         if self.attempt is not None and not self.attempt.finished:
             self.attempt.expire()

@@ -218,6 +218,11 @@ class Channel:
             await self._changed.park()
             self._entered()
 
+    def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
+        """For calls: run a task that ends with the channel."""
+        assert self._nursery is not None  # a call has begun
+        self._nursery.start_soon(function)
+
     @property
     def why_not_ready(self) -> str:
         """The state in words, for errors."""

@@ -1,4 +1,4 @@
-"""Service configs and retries (gRFC A6, grpc/grpc doc/service_config.md).
+"""Service configs, retries and hedging (gRFC A6, grpc/grpc doc/service_config.md).
 
 Owns: what a service config says about a method, whether an attempt that failed is repeated, and when.
 Never sends anything, never sleeps, and has no randomness of its own.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 from engine.errors import ConfigError, StatusCode
 
-__all__ = ["MethodConfig", "RetryPolicy", "RetryThrottle", "ServiceConfig"]
+__all__ = ["HedgingPolicy", "MethodConfig", "RetryPolicy", "RetryThrottle", "ServiceConfig"]
 
 MAX_ATTEMPTS = 5  # A6: "maxAttempts ... values greater than 5 are treated as 5"
 JITTER = 0.2  # A6: each delay is multiplied by 0.8 to 1.2
@@ -40,6 +40,19 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class HedgingPolicy:
+    """`hedgingPolicy` of a method: attempts side by side."""
+
+    max_attempts: int
+    delay: float  # seconds between them; 0: all at once
+    codes: frozenset[StatusCode]  # nonFatalStatusCodes: the other attempts go on
+
+    def without_more(self) -> HedgingPolicy:
+        """The same, but no further attempt begins."""
+        return replace(self, max_attempts=0)
+
+
+@dataclass(frozen=True, slots=True)
 class MethodConfig:
     """What a service config says about one method."""
 
@@ -48,6 +61,7 @@ class MethodConfig:
     max_response_size: int | None = None
     max_request_size: int | None = None
     retry: RetryPolicy | None = None
+    hedging: HedgingPolicy | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +78,11 @@ class RetryThrottle:
     def failed(self) -> bool:
         """A retryable failure: True if a retry is affordable."""
         self.tokens = max(0.0, self.tokens - 1)
+        return self.affordable
+
+    @property
+    def affordable(self) -> bool:
+        """More than half of the budget is left."""
         return self.tokens > self.max_tokens / 2
 
     def succeeded(self) -> None:
@@ -119,13 +138,16 @@ def _list(key: str, value: Any) -> Sequence[Mapping[str, Any]]:
 
 
 def _method_config(entry: Mapping[str, Any]) -> MethodConfig:
-    retry = entry.get("retryPolicy")
+    retry, hedging = entry.get("retryPolicy"), entry.get("hedgingPolicy")
+    if retry is not None and hedging is not None:
+        raise ConfigError("service_config.methodConfig", entry, "give a retryPolicy or a hedgingPolicy, not both")
     return MethodConfig(
         timeout=_duration("timeout", entry["timeout"]) if "timeout" in entry else None,
         wait_for_ready=entry.get("waitForReady"),
         max_response_size=_size(entry, "maxResponseMessageBytes"),
         max_request_size=_size(entry, "maxRequestMessageBytes"),
         retry=None if retry is None else _retry_policy(retry),
+        hedging=None if hedging is None else _hedging_policy(hedging),
     )
 
 
@@ -139,9 +161,6 @@ def _size(entry: Mapping[str, Any], key: str) -> int | None:
 
 def _retry_policy(policy: Mapping[str, Any]) -> RetryPolicy:
     prefix = "service_config.retryPolicy"
-    attempts = policy.get("maxAttempts")
-    if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 2:
-        raise ConfigError(f"{prefix}.maxAttempts", attempts, "give a whole number of 2 or more")
     multiplier = policy.get("backoffMultiplier")
     if not isinstance(multiplier, int | float) or multiplier <= 0:
         raise ConfigError(f"{prefix}.backoffMultiplier", multiplier, "give a number above 0")
@@ -149,12 +168,32 @@ def _retry_policy(policy: Mapping[str, Any]) -> RetryPolicy:
     if not isinstance(codes, list) or not codes:
         raise ConfigError(f"{prefix}.retryableStatusCodes", codes, 'give a list of codes, such as ["UNAVAILABLE"]')
     return RetryPolicy(
-        max_attempts=min(attempts, MAX_ATTEMPTS),
+        max_attempts=_attempts(prefix, policy),
         initial_backoff=_duration("retryPolicy.initialBackoff", policy.get("initialBackoff")),
         max_backoff=_duration("retryPolicy.maxBackoff", policy.get("maxBackoff")),
         multiplier=float(multiplier),
         codes=frozenset(_code(f"{prefix}.retryableStatusCodes", code) for code in codes),
     )
+
+
+def _hedging_policy(policy: Mapping[str, Any]) -> HedgingPolicy:
+    prefix = "service_config.hedgingPolicy"
+    codes = policy.get("nonFatalStatusCodes", [])
+    if not isinstance(codes, list):
+        raise ConfigError(f"{prefix}.nonFatalStatusCodes", codes, 'give a list of codes, such as ["UNAVAILABLE"]')
+    delay = policy.get("hedgingDelay", "0s")
+    return HedgingPolicy(
+        max_attempts=_attempts(prefix, policy),
+        delay=0.0 if delay in ("0s", "0.0s") else _duration("hedgingPolicy.hedgingDelay", delay),
+        codes=frozenset(_code(f"{prefix}.nonFatalStatusCodes", code) for code in codes),
+    )
+
+
+def _attempts(prefix: str, policy: Mapping[str, Any]) -> int:
+    attempts = policy.get("maxAttempts")
+    if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 2:
+        raise ConfigError(f"{prefix}.maxAttempts", attempts, "give a whole number of 2 or more")
+    return min(attempts, MAX_ATTEMPTS)
 
 
 def _code(key: str, value: Any) -> StatusCode:
