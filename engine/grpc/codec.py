@@ -217,8 +217,13 @@ def start_clock(exchange: Exchange, seconds: float) -> None:
         RpcError: there is no time at all.
     """
     if seconds == 0:
-        raise RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline had expired when the call arrived")
+        raise too_late()
     exchange.scope.deadline = trio.current_time() + seconds
+
+
+def too_late() -> RpcError:
+    """The end of a call whose handler is not started any more."""
+    return RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline had expired when the call arrived")
 
 
 def check_metadata(exchange: Exchange, context: CallContext, size: int, *, binary: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from engine.config import Config
-from engine.errors import ConnectionClosed, Http2Code, LimitExceeded, RemoteProtocolError
+from engine.errors import ConnectionClosed, Http2Code, LimitExceeded, RemoteProtocolError, answer_for
 from engine.transport.exchange import CancelReason, Exchange, Peer
 from engine.transport.http2_exchange import EARLY_END_DELAY, Http2Exchange
 from engine.transport.http2_policies import Http2Policies
@@ -25,6 +25,7 @@ from engine.transport.request_heads import RequestHeads
 from engine.transport.statistics import ExchangeStatistics, describe_exchange
 from engine.transport.stream import ByteStream
 from engine.transport.watchdog import Watchdog
+from engine.wire.grpc import status as grpc_status
 from engine.wire.http2 import (
     ConnectionFailed,
     DataReceived,
@@ -299,14 +300,21 @@ class Http2Driver:
         return self.core.open_streams > most or exchanges >= most * _HANDLERS_PER_STREAM
 
     def _on_refused(self, event: RequestRefused) -> None:
-        text = f"{event.error}\n".encode()
-        fields = (
-            (b":status", str(event.status).encode()),
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", str(len(text)).encode()),
-        )
-        self.core.send_headers(event.stream_id, fields)
-        self.core.send_data(event.stream_id, text, end_stream=True)
+        if event.grpc:
+            limit = self.config.grpc.max_status_message_size
+            code = answer_for(event.error).grpc_code
+            status = grpc_status.trailers(code, str(event.error), max_message_size=limit)
+            head = ((b":status", b"200"), (b"content-type", b"application/grpc"), *status)
+            self.core.send_headers(event.stream_id, head, end_stream=True)
+        else:
+            text = f"{event.error}\n".encode()
+            fields = (
+                (b":status", str(event.status).encode()),
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", str(len(text)).encode()),
+            )
+            self.core.send_headers(event.stream_id, fields)
+            self.core.send_data(event.stream_id, text, end_stream=True)
         if not event.end_stream:
             self.core.ignore_body(event.stream_id)
             stop = self.watchdog.timer(lambda: self._stop_upload(event.stream_id))
@@ -343,7 +351,13 @@ class Http2Driver:
             self._send_final_goaway()
 
     def _on_goaway(self, event: GoAwayReceived) -> None:
-        """The client opens no more streams; those that are open finish."""
+        """The client opens no more streams; those that are open finish, unless it has failed.
+
+        RFC 9113 5.4.1: after a GOAWAY for an error it "MUST close the TCP connection": nobody waits for an answer.
+        """
+        if event.code != Http2Code.NO_ERROR:
+            self.lose(f"the peer ended the connection with error {event.code:#x}")
+            return
         self._check_done()
 
     def _on_failed(self, event: ConnectionFailed) -> None:

@@ -51,7 +51,15 @@ from engine.wire.http2_events import (
     StreamReset,
     TrailersReceived,
 )
-from engine.wire.http2_fields import Fields, RequestFields, malformed, request_fields, response_fields, trailer_fields
+from engine.wire.http2_fields import (
+    Fields,
+    RequestFields,
+    malformed,
+    request_fields,
+    response_fields,
+    speaks_grpc,
+    trailer_fields,
+)
 from engine.wire.http2_scheduler import Outgoing, frame_header
 from engine.wire.http2_send import MAX_STREAM_ID, Ended, Http2Sender
 
@@ -273,7 +281,7 @@ class Http2Core(Http2Sender[_Stream]):
         refusal = self._refusal(decoded)
         if refusal is not None:
             stream.announced = True
-            self._events.append(RequestRefused(stream_id, refusal, end_stream))
+            self._events.append(RequestRefused(stream_id, refusal, end_stream, grpc=speaks_grpc(decoded.fields)))
             return
         head = decoded.request
         if head is None:
@@ -296,7 +304,7 @@ class Http2Core(Http2Sender[_Stream]):
         config = self._config
         if decoded.size > config.max_header_list:
             name, limit, observed, what = "max_header_list", config.max_header_list, decoded.size, "a header list"
-        elif len(decoded.fields) > config.max_fields:
+        elif len(decoded.fields) > config.max_fields and not speaks_grpc(decoded.fields):  # which counts bytes alone
             name, limit, observed, what = "max_fields", config.max_fields, len(decoded.fields), "a number of fields"
         else:
             return None

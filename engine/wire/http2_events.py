@@ -65,6 +65,7 @@ class RequestRefused:
     error: LimitExceeded
     end_stream: bool
     status: int = 431  # RFC 6585 section 5
+    grpc: bool = False  # it is a call, whose client looks for a status of gRPC
 
 
 @dataclass(frozen=True, slots=True)

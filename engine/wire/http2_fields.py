@@ -4,6 +4,10 @@ Owns: validation of decoded field lists. h2's own validation is off: it answers 
 with the end of the connection, where RFC 9113 8.1.1 asks for a stream error, and looks at each
 byte in a Python loop. Here a list is judged once, with compiled patterns; the header memo keeps the
 verdict beside the list.
+
+Messages of gRPC are judged as its own implementations judge them, where those differ from RFC 9113: a value
+with spaces around it is taken (C-core sends metadata and `grpc-message` as a program gave them; grpc/grpc
+doc/PROTOCOL-HTTP2.md, "ASCII-Value"), and a host that differs from `:authority` is not looked at (gRFC A41).
 """
 
 from __future__ import annotations
@@ -55,6 +59,16 @@ class RequestFields:
     content_length: int | None
 
 
+def speaks_grpc(fields: Fields) -> bool:
+    """The fields are of a message of gRPC: a head that says so, or trailers with a status."""
+    for name, value in fields:
+        if name == b"content-type":
+            return value[:16].lower() == b"application/grpc" and value[16:17] in (b"", b"+", b";", b" ")
+        if name == b"grpc-status":
+            return True
+    return False
+
+
 def malformed(reason: str) -> RemoteProtocolError:
     """RFC 9113 8.1.1: malformed messages are stream errors of type PROTOCOL_ERROR."""
     return RemoteProtocolError(f"malformed message: {reason}; send what RFC 9113 section 8 allows")
@@ -84,7 +98,7 @@ def request_fields(fields: Fields, *, extended_connect: bool) -> RequestFields:
     authority = pseudo.get(b":authority")
     if authority is None:
         authority = host or b""
-    elif host is not None and host.lower() != authority.lower():
+    elif host is not None and host.lower() != authority.lower() and not speaks_grpc(headers):
         raise malformed("host differs from :authority")
     if authority and _BAD_IN_AUTHORITY(authority):
         raise malformed(":authority or host holds characters that it must not")
@@ -149,7 +163,7 @@ def _regular(fields: Fields) -> tuple[Fields, int | None, bytes | None]:
     for name, value in fields:
         if not _NAME(name):
             raise malformed(f"the field name {name[:32]!r} is no lower-case token, or comes too late")
-        if _BAD_VALUE(value) and (_WORSE_VALUE(value) or not _is_grpc(fields)):
+        if _BAD_VALUE(value) and (_WORSE_VALUE(value) or not speaks_grpc(fields)):
             raise malformed(f"the value of {name.decode()[:32]} holds bytes that it must not")
         if name in CONNECTION_SPECIFIC:
             raise malformed(f"{name.decode()} belongs to HTTP/1.1")
@@ -171,17 +185,6 @@ def _regular(fields: Fields) -> tuple[Fields, int | None, bytes | None]:
     if cookies > 1:
         fields = _join_cookies(fields)
     return (fields or _DistinctFields()), content_length, host
-
-
-def _is_grpc(fields: Fields) -> bool:
-    """C-core sends metadata and `grpc-message` with the spaces that a program put around them.
-
-    gRPC's own specification lets a receiver strip them, so that such calls are served, not reset.
-    """
-    return any(
-        name == b"grpc-status" or (name == b"content-type" and value[:16].lower() == b"application/grpc")
-        for name, value in fields
-    )
 
 
 def _join_cookies(fields: Fields) -> Fields:

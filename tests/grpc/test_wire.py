@@ -13,7 +13,7 @@ from engine.demo.generated.greet_engine import GreeterBase
 from engine.demo.generated.greet_pb2 import HelloReply, HelloRequest, StreamHellosRequest
 from engine.demo.greeter import Greeter
 from engine.errors import Http2Code, StatusCode
-from engine.grpc import CallContext, RequestStream
+from engine.grpc import CallContext, Metadata, RequestStream
 from engine.transport.exchange import CancelReason
 from engine.wire.grpc.framing import frame
 from tests.grpc.calls import ADA, BOB, CHAT, COLLECT, SAY, STREAM
@@ -44,6 +44,7 @@ class Watched(GreeterBase):
         self.ended = trio.Event()
         self.reason: CancelReason | None = None
         self.received: list[str] = []
+        self.metadata: Metadata | None = None
         self.sent = 0
 
     async def collect_names(self, requests: RequestStream[HelloRequest], context: CallContext) -> HelloReply:
@@ -67,6 +68,7 @@ class Watched(GreeterBase):
             self.ended.set()
 
     async def chat(self, requests: RequestStream[HelloRequest], context: CallContext) -> None:
+        self.metadata = context.metadata
         await context.send(HelloReply(message=(await anext(requests)).name))
 
 
@@ -121,6 +123,44 @@ async def test_metadata_that_is_not_ascii_harms_nobody(connect: Any) -> None:
         assert (await client.ended(call)).grpc_status == StatusCode.OK
 
 
+async def test_metadata_with_spaces_around_it_is_stripped_and_host_is_not_looked_at(connect: Any) -> None:
+    service = Watched()
+    async with connect(service) as client:
+        # C-core sends what it is given; h2's client would not.
+        client.h2.config.validate_outbound_headers = False
+        client.h2.config.normalize_outbound_headers = False
+        headers = [(b"x-a", b" b\t"), (b"x-b-bin", b" AQI= "), (b"host", b"elsewhere")]
+        call = await client.start(CHAT, headers)
+        await client.send(call, framed(ADA))
+        assert (await client.ended(call)).grpc_status == StatusCode.OK
+    assert service.metadata is not None
+    assert service.metadata.get_all("x-a") == ["b"]
+    assert service.metadata.get_all("x-b-bin") == [b"\1\2"]
+    assert "host" not in service.metadata
+
+
+async def test_metadata_is_counted_in_bytes_and_not_in_fields(connect: Any) -> None:
+    service = Watched()
+    async with connect(service) as client:
+        fields = [(b"x-%d" % number, b"y") for number in range(220)]  # 8 KiB by gRPC's count
+        call = await client.start(CHAT, fields)
+        await client.send(call, framed(ADA))
+        assert (await client.ended(call)).grpc_status == StatusCode.OK
+    assert service.metadata is not None
+    assert [pair for pair in service.metadata if pair[0].startswith("x-")] == [(f"x-{n}", "y") for n in range(220)]
+
+
+@pytest.mark.parametrize("timeout", [b"1n", b"999n"])
+async def test_a_deadline_that_has_passed_when_the_handler_is_due_starts_none(connect: Any, timeout: bytes) -> None:
+    service = Watched()
+    async with connect(service) as client:
+        for path in (COLLECT, SAY):
+            stream = await refused(client, path, [(b"grpc-timeout", timeout)])
+            assert stream.grpc_status == StatusCode.DEADLINE_EXCEEDED
+            assert stream.order == ["head"]
+    assert not service.started.is_set()
+
+
 # -- refusals -------------------------------------------------------------------
 
 
@@ -139,7 +179,8 @@ async def test_refusals_are_trailers_only_and_leave_the_connection_alone(connect
             (SAY, [(b"grpc-timeout", b"0n")], b"", StatusCode.DEADLINE_EXCEEDED),
             (SAY, [(b"x-bin", b"%")], b"", StatusCode.INTERNAL),
             (SAY, [(b"grpc-encoding", b"zstd")], b"", StatusCode.UNIMPLEMENTED),
-            (SAY, [(b"x", b"v" * 20_000)], b"", StatusCode.RESOURCE_EXHAUSTED),
+            (SAY, [(b"x", b"v" * 20_000)], b"", StatusCode.RESOURCE_EXHAUSTED),  # grpc.max_metadata_size
+            (SAY, [(b"x", b"v" * 40_000)], b"", StatusCode.RESOURCE_EXHAUSTED),  # http2.max_header_list
             (SAY, [], b"\x01" + framed(ADA)[1:], StatusCode.INTERNAL),
             (SAY, [], b"\x02" + framed(ADA)[1:], StatusCode.INTERNAL),
             (SAY, [], framed(ADA)[:-1], StatusCode.INTERNAL),
@@ -226,6 +267,22 @@ async def test_a_lost_connection_cancels_the_handler_at_once(connect: Any) -> No
         await service.ended.wait()
     assert service.received == ["Ada"]
     assert service.reason is CancelReason.CONNECTION_LOST
+
+
+async def test_a_client_that_fails_cancels_its_calls_and_one_that_only_leaves_does_not(connect: Any) -> None:
+    for code, reason in ((Http2Code.NO_ERROR, None), (Http2Code.INTERNAL_ERROR, CancelReason.CONNECTION_LOST)):
+        service = Watched()
+        async with connect(service) as client:
+            call = await client.start(COLLECT)
+            await client.send(call, framed(ADA))
+            await service.started.wait()
+            await client.stream.send_all(b"\0\0\x08\7\0\0\0\0\0" + bytes(4) + code.to_bytes(4, "big"))  # GOAWAY
+            if reason is None:
+                await client.send(call, end=True)
+                assert (await client.ended(call)).grpc_status == StatusCode.OK
+            await service.ended.wait()
+            assert service.reason is reason
+            assert service.received == ["Ada", "clean end"][: 2 if reason is None else 1]
 
 
 async def test_a_deadline_is_told_in_trailers_and_then_no_error(connect: Any) -> None:

@@ -250,6 +250,16 @@ def test_a_head_over_a_limit_is_refused_and_the_connection_goes_on(extra, name):
     assert sent(core)[0][2] == 1
 
 
+def test_a_call_of_grpc_counts_bytes_and_not_fields():
+    core = server()
+    grpc = [*POST, (b"content-type", b"application/grpc")]
+    many, large = [*grpc, *[(b"x", b"y")] * 97], [*grpc, *[(b"x", b"y" * 100)] * 100, *[(b"x", b"y")] * 600]
+    accepted, refused = receive(core, headers(1, many), headers(3, large))
+    assert isinstance(accepted, RequestReceived)
+    assert isinstance(refused, RequestRefused)
+    assert (refused.grpc, refused.error.name) == (True, "http2.max_header_list")
+
+
 # -- connection errors -------------------------------------------------------------
 
 

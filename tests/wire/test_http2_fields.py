@@ -106,6 +106,29 @@ def test_host_stands_in_for_authority_and_may_repeat_it():
     assert request(authority=None).authority == b""
 
 
+@pytest.mark.parametrize(
+    "kind", [b"application/grpc", b"application/grpc+proto", b"Application/gRPC;x", b"application/grpc "]
+)
+def test_a_grpc_call_is_known_by_its_content_type(kind):
+    assert request((b"content-type", kind), (b"x-a", b" b")).headers[1] == (b"x-a", b" b")
+    assert request((b"host", b"b"), (b"content-type", kind)).authority == b"a"  # gRFC A41: dropped
+
+
+@pytest.mark.parametrize("kind", [b"application/grpc-web", b"application/grpcfoo", b"text/plain"])
+def test_only_grpc_is_judged_so(kind):
+    with pytest.raises(RemoteProtocolError):
+        request((b"content-type", kind), (b"x-a", b" b"))
+    with pytest.raises(RemoteProtocolError):
+        request((b"content-type", kind), (b"host", b"b"))
+    with pytest.raises(RemoteProtocolError):
+        trailer_fields(((b"x-a", b" b"),))
+
+
+def test_not_even_a_grpc_call_has_two_hosts():
+    with pytest.raises(RemoteProtocolError):
+        request(GRPC, (b"host", b"b"), (b"host", b"b"))
+
+
 def test_cookies_are_joined():
     assert request((b"cookie", b"a=b"), (b"x", b"y"), (b"cookie", b"c=d")).headers == (
         (b"x", b"y"),

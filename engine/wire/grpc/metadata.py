@@ -23,6 +23,7 @@ FIELD_OVERHEAD = 32  # bytes a field counts beyond name and value (RFC 9113 6.5.
 _OURS = frozenset(
     {
         b"te",
+        b"host",
         b"content-type",
         b"grpc-timeout",
         b"grpc-encoding",
