@@ -20,6 +20,7 @@ from engine.wire.grpc.connect import (
     error_object,
     parse_content_type,
     parse_query,
+    query_is_json,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def run(data: bytes) -> None:
     query = parse_query(text)
     if isinstance(query, RpcError):
         assert query.code is StatusCode.INVALID_ARGUMENT
-    elif query.json:
+    elif query_is_json(text):
         _check_json(struct_pb2.Value, query.message)
 
     error = error_object(StatusCode.NOT_FOUND, text, body)

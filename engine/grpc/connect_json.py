@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from engine.errors import RpcError, StatusCode
+from engine.wire.grpc import connect
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -51,7 +52,7 @@ def decode_json(message_type: type[Message]) -> Callable[[bytes], Message]:
 
 def encode_json(message: Message) -> bytes:
     """A message as JSON, with names in camel case and without fields that have their default."""
-    return json_format.MessageToJson(message, indent=None, ensure_ascii=False).encode("utf-8")
+    return connect.encode_json(json_format.MessageToDict(message))
 
 
 def decode_proto(decode: Callable[[bytes], M]) -> Callable[[bytes], M]:

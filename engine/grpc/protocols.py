@@ -85,8 +85,10 @@ def codec_of(head: RequestHead, spec: MethodSpec | None) -> Codec | None:
 def _codec_of_get(head: RequestHead, spec: MethodSpec | None) -> Codec | None:
     if spec is None or not _answers_get(spec):
         return None
-    json = "encoding=json" in head.query.split("&")  # else binary, or broken, which `begin` finds out
-    return ConnectUnaryCodec(json=json) if not json or speaks_json(spec.request_type) else None
+    json = connect.query_is_json(head.query)
+    if json is None or (json and not speaks_json(spec.request_type)):
+        return None
+    return ConnectUnaryCodec(json=json)
 
 
 def _answers_get(spec: MethodSpec) -> bool:

@@ -106,9 +106,9 @@ def greeter() -> GrpcEndpoint:
 async def test_a_unary_call_in_json_is_plain_http(greeter: GrpcEndpoint, http_version: str, headers: Headers) -> None:
     exchange = await connect_call(greeter, http_version=http_version, headers=headers)
     assert exchange.status == 200
-    assert exchange.body == b'{"message": "Hello Ada"}'
+    assert exchange.body == b'{"message":"Hello Ada"}'
     assert exchange.headers[b"content-type"] == JSON
-    assert exchange.headers[b"content-length"] == b"24"
+    assert exchange.headers[b"content-length"] == b"23"
     assert exchange.headers[b"accept-encoding"] == b"identity,gzip"
     assert b"grpc-status" not in exchange.headers
     assert exchange.trailers == []
@@ -136,11 +136,11 @@ async def test_empty_messages_have_empty_bodies_in_binary() -> None:
 
 async def test_json_names_are_in_either_case_and_unknown_ones_are_ignored(greeter: GrpcEndpoint) -> None:
     body = '{"name": "Ада", "nobodyKnows": [1]}'.encode()
-    assert (await connect_call(greeter, body)).body == '{"message": "Hello Ада"}'.encode()
+    assert (await connect_call(greeter, body)).body == '{"message":"Hello Ада"}'.encode()
     for name in ("intervalMs", "interval_ms"):
         request = framed(b'{"name": "x", "count": 1, "%s": 1}' % name.encode())
         exchange = await connect_call(greeter, request, STREAM, content_type=STREAM_JSON)
-        assert stream_of(exchange) == ([b'{"message": "Hello x"}'], {})
+        assert stream_of(exchange) == ([b'{"message":"Hello x"}'], {})
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ async def test_a_large_reply_is_one_body_with_its_length() -> None:
 async def test_a_form_from_no_browser_is_taken_for_json(greeter: GrpcEndpoint) -> None:
     headers = ((b"user-agent", b"curl/8.5.0"), (b"accept", b"*/*"))
     exchange = await connect_call(greeter, content_type=FORM, headers=headers)
-    assert exchange.body == b'{"message": "Hello Ada"}'
+    assert exchange.body == b'{"message":"Hello Ada"}'
     assert exchange.headers[b"content-type"] == JSON
 
 
@@ -341,7 +341,7 @@ async def test_a_form_is_never_a_stream(greeter: GrpcEndpoint) -> None:
 )
 async def test_a_method_without_side_effects_answers_get(query: str) -> None:
     exchange = await get_call(GrpcEndpoint([Pure()]), query)
-    assert (exchange.status, exchange.body) == (200, b'{"message": "Hello Ada"}')
+    assert (exchange.status, exchange.body) == (200, b'{"message":"Hello Ada"}')
 
 
 async def test_get_in_binary_is_answered_in_binary() -> None:
@@ -351,7 +351,14 @@ async def test_get_in_binary_is_answered_in_binary() -> None:
     assert HelloReply.FromString(exchange.body).message == "Hello Ada"
 
 
-@pytest.mark.parametrize("query", ["", "encoding=json", "encoding=xml&message=x", "encoding=json&message=x&connect=v2"])
+@pytest.mark.parametrize("query", ["", "message=x", "encoding=xml&message=x", "connect=v1&encoding=&message=x"])
+async def test_a_get_in_an_unknown_codec_is_415_with_what_is_accepted(query: str) -> None:
+    exchange = await get_call(GrpcEndpoint([Pure()]), query)
+    assert exchange.status == 415
+    assert b"application/json, application/proto" in exchange.headers[b"accept-post"]
+
+
+@pytest.mark.parametrize("query", ["encoding=json", "encoding=json&message=x", "encoding=json&message={}&connect=v2"])
 async def test_a_get_that_carries_no_request_is_an_invalid_argument(query: str) -> None:
     assert error_of(await get_call(GrpcEndpoint([Pure()]), query)) == (400, "invalid_argument")
 
@@ -378,7 +385,7 @@ async def test_other_methods_do_not_answer_get(greeter: GrpcEndpoint) -> None:
 async def test_a_server_stream_is_envelopes_and_an_end(greeter: GrpcEndpoint, http_version: str) -> None:
     body = framed(b'{"name": "Ada", "count": 2}')
     exchange = await connect_call(greeter, body, STREAM, content_type=STREAM_JSON, http_version=http_version)
-    reply = b'{"message": "Hello Ada"}'
+    reply = b'{"message":"Hello Ada"}'
     assert exchange.body == framed(reply) * 2 + b"\2\0\0\0\2{}"
     assert exchange.headers[b"content-type"] == STREAM_JSON
     assert exchange.headers[b"connect-accept-encoding"] == b"identity,gzip"

@@ -110,7 +110,7 @@ async def test_calls_of_every_protocol_follow_each_other_on_one_connection() -> 
             assert (b"transfer-encoding", b"chunked") in head.headers
             assert [flag for flag, _ in envelopes(body)] == [0, 0x80]
             await client.post(SAY, "application/json", b'{"name": "Ada"}', chunked=chunked)
-            assert (await client.response())[1] == b'{"message": "Hello Ada"}'
+            assert (await client.response())[1] == b'{"message":"Hello Ada"}'
             await client.post(SAY, "application/json", b"{", chunked=chunked)
             assert (await client.response())[0].status_code == 400
             await client.post(STREAM, "application/connect+json", framed(b"{}"), chunked=chunked)

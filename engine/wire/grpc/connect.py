@@ -122,9 +122,16 @@ def _details(status: bytes) -> list[dict[str, str]]:
 class Query:
     """A unary request by GET, for methods without side effects."""
 
-    json: bool
     message: bytes
     compression: str  # of `message`
+
+
+def query_is_json(query: str) -> bool | None:
+    """What `encoding` says of the request in a URL; None: neither json nor proto, the content-types of a GET."""
+    return _GET_ENCODINGS.get(_query_values(query).get(b"encoding", b""))
+
+
+_GET_ENCODINGS = {b"json": True, b"proto": False}
 
 
 def parse_query(query: str) -> Query | RpcError:
@@ -133,15 +140,9 @@ def parse_query(query: str) -> Query | RpcError:
     An error is returned, not raised: INVALID_ARGUMENT, as Connect's own servers have it. Unknown
     parameters are ignored, and of repeated ones the first counts.
     """
-    values: dict[bytes, bytes] = {}
-    for item in query.split("&"):
-        name, _, value = item.partition("=")
-        values.setdefault(unquote_to_bytes(name), unquote_to_bytes(value.replace("+", " ")))
+    values = _query_values(query)
     if values.get(b"connect", b"v1") != b"v1":
         return _invalid("the query parameter connect must be v1")
-    encoding = values.get(b"encoding")
-    if encoding not in (b"json", b"proto"):
-        return _invalid("the query parameter encoding must be json or proto")
     message = values.get(b"message")
     if message is None:
         return _invalid("the query parameter message is missing")
@@ -150,7 +151,15 @@ def parse_query(query: str) -> Query | RpcError:
         if decoded is None:
             return _invalid("the query parameter message is not base64 (RFC 4648 section 5)")
         message = decoded
-    return Query(encoding == b"json", message, values.get(b"compression", b"").decode("latin-1") or "identity")
+    return Query(message, values.get(b"compression", b"").decode("latin-1") or "identity")
+
+
+def _query_values(query: str) -> dict[bytes, bytes]:
+    values: dict[bytes, bytes] = {}
+    for item in query.split("&"):
+        name, _, value = item.partition("=")
+        values.setdefault(unquote_to_bytes(name), unquote_to_bytes(value.replace("+", " ")))
+    return values
 
 
 def _decode_base64(value: bytes) -> bytes | None:
