@@ -26,6 +26,7 @@ from engine.grpc.connect import ConnectStreamCodec, ConnectUnaryCodec
 from engine.grpc.connect_json import speaks_json
 from engine.grpc.service import MethodKind
 from engine.grpc.web import WebCodec
+from engine.transport.date import http_date
 from engine.wire.grpc import connect, web
 from engine.wire.grpc import status as wire_status
 
@@ -53,7 +54,8 @@ def choose(exchange: Exchange, spec: MethodSpec | None) -> Codec | None:
     if codec is None:
         _refuse_request(exchange, spec)
     elif codec is GRPC and head.http_version != "2":
-        _refuse(exchange, 426, "gRPC needs HTTP/2; gRPC-Web and Connect do not", ((b"upgrade", b"h2c"),))
+        upgrade = ((b"upgrade", b"h2c"), (b"connection", b"upgrade"))  # RFC 9110 7.8: both or none
+        _refuse(exchange, 426, "gRPC needs HTTP/2; gRPC-Web and Connect do not", upgrade)
         return None
     return codec
 
@@ -125,7 +127,17 @@ def _accepted_types(spec: MethodSpec | None) -> str:
 
 
 def _refuse(exchange: Exchange, http_status: int, message: str, headers: Fields = ()) -> None:
-    """Answer what is no call in HTTP, with a status for those who look for one (as ASP.NET Core does)."""
+    """Answer what is no call in HTTP, with a status for those who look for one (as ASP.NET Core does).
+
+    A client of gRPC gets it without a body, as the official servers send it: the fields are its trailers.
+    """
     status = wire_status.trailers(StatusCode.INTERNAL, message, max_message_size=_REFUSAL_SIZE)
-    exchange.write_head(http_status, (*headers, *cors.fields(exchange), *status), end=True)
+    fields = ((b"date", http_date()), *headers, *cors.fields(exchange), *status)
+    if (exchange.head.header(b"content-type") or b"").startswith(b"application/grpc"):
+        exchange.write_head(http_status, fields, end=True)
+    else:
+        text = f"{message}\n".encode()
+        about = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text)))
+        exchange.write_head(http_status, (*about, *fields))
+        exchange.write(text, end=True)
     exchange.flush()

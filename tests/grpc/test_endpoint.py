@@ -167,6 +167,7 @@ async def test_other_methods_are_answered_405_and_http_1_1_with_426(greeter: Grp
     assert (get.status, get.headers[b"allow"], get.grpc_status[0]) == (405, b"POST", StatusCode.INTERNAL)
     old = await FakeExchange(SAY, http_version="1.1").run(greeter)
     assert (old.status, old.headers[b"upgrade"], old.grpc_status[0]) == (426, b"h2c", StatusCode.INTERNAL)
+    assert old.headers[b"connection"] == b"upgrade"
 
 
 @pytest.mark.parametrize(

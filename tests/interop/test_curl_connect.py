@@ -46,6 +46,7 @@ def test_a_get_and_a_strange_type_are_told_what_to_do(engine_server: ServerProce
     head = curl(version, "-i", url).decode().lower()
     assert head.split()[1] == "405"
     assert "allow: post" in head
+    assert "this method needs post, not get" in head.split("\r\n\r\n")[1]  # what curl shows without -i
     head = curl(version, "-i", "-H", "content-type: text/xml", "-d", "<x/>", url).decode().lower()
     assert head.split()[1] == "415"
     assert "application/json" in head.split("accept-post: ")[1].splitlines()[0]
