@@ -23,7 +23,7 @@ class Greeter(GreeterBase):
         """One request, one reply. Metadata goes both ways, and `abort` ends the call with a status."""
         if not request.name:
             context.abort(StatusCode.INVALID_ARGUMENT, "whom shall I greet?")
-        context.set_trailing_metadata({"x-greeted": request.name})
+        context.set_trailing_metadata({"x-greeted-bin": request.name.encode()})  # "-bin": any bytes; else ASCII
         return HelloReply(message=f"Hello {request.name}")
 
     async def stream_hellos(self, request: StreamHellosRequest, context: CallContext) -> AsyncIterator[HelloReply]:

@@ -101,6 +101,14 @@ def test_errors_say_what_to_mend_and_when_to_come_back(connect: Any) -> None:
     assert retry.retry_delay.seconds == 1
 
 
+@pytest.mark.timeout(120)
+def test_a_page_calls_from_the_browser(start_engine: Start, chromium: Callable[..., Any]) -> None:
+    server = start_engine("examples.grpc_web_page:app")
+    seen = chromium("chromium_grpc_web_page.mjs", f"{server.url}/", "Ада ☺", "", "Bob", limit=100)
+    assert seen["shown"] == ["Hello Ада ☺", "failed: 3 whom shall I greet?", "Hello Bob"]
+    assert seen["problems"] == []
+
+
 def test_health_follows_the_service_and_the_drain(start_engine: Start) -> None:
     server = start_engine("examples.health_and_reflection:app")
     with grpc.insecure_channel(server.target) as channel:
