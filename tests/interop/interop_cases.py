@@ -209,7 +209,7 @@ def timeout_on_sleeping_server(stub: Any, pb: Any) -> None:
 
 @case
 def concurrent_large_unary(stub: Any, pb: Any) -> None:
-    calls = [stub.UnaryCall.future(large(pb), timeout=LIMIT) for _ in range(100)]
+    calls = [stub.UnaryCall.future(large(pb), timeout=LIMIT) for _ in range(1000)]
     assert {len(call.result().payload.body) for call in calls} == {LARGE_RESPONSE}
 
 

@@ -14,6 +14,7 @@ const INITIAL = "x-grpc-test-echo-initial";
 const TRAILING = "x-grpc-test-echo-trailing-bin";
 const REQUESTS = [27182, 8, 1828, 45904];
 const RESPONSES = [31415, 9, 2653, 58979];
+const NO_COMPRESS = 2; // WriteFlags.NoCompress
 const SPECIAL = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n";
 
 const payload = (size) => ({ body: Buffer.alloc(size) });
@@ -72,6 +73,27 @@ const CASES = {
     const gzip = new testing.TestService(target, credentials, { "grpc.default_compression_algorithm": 2 });
     const seen = await unary("UnaryCall", large({ expect_compressed: { value: true } }), { on: gzip });
     assert.equal(seen.status.code, 0, seen.status.details);
+    gzip.close();
+  },
+  async cacheable_unary() {
+    const [first, second] = [await unary("CacheableUnaryCall", {}), await unary("CacheableUnaryCall", {})];
+    assert.deepEqual(first.initial.get("cache-control"), ["max-age=60, public"]);
+    // No cache stands between: each answer is a later time in nanoseconds.
+    assert.ok(BigInt(first.reply.payload.body.toString()) < BigInt(second.reply.payload.body.toString()));
+  },
+  async client_compressed_streaming() {
+    const upload = (on, messages) => new Promise((resolve) => {
+      const seen = {};
+      const call = on.StreamingInputCall(deadline(), (error, reply) => resolve({ ...seen, error, reply }));
+      for (const [size, compressed] of messages) {
+        const flags = compressed ? 0 : NO_COMPRESS;
+        call.write({ payload: payload(size), expect_compressed: { value: compressed } }, flags);
+      }
+      call.end();
+    });
+    assert.equal((await upload(client, [[27182, true]])).error.code, grpc.status.INVALID_ARGUMENT);
+    const gzip = new testing.TestService(target, credentials, { "grpc.default_compression_algorithm": 2 });
+    assert.equal((await upload(gzip, [[27182, true], [45904, false]])).reply?.aggregated_payload_size, 73086);
     gzip.close();
   },
   async client_streaming() {
@@ -142,7 +164,7 @@ const CASES = {
     assert.equal(seen.status.code, grpc.status.DEADLINE_EXCEEDED);
   },
   async concurrent_large_unary() {
-    const replies = await Promise.all(Array.from({ length: 50 }, () => unary("UnaryCall", large())));
+    const replies = await Promise.all(Array.from({ length: 1000 }, () => unary("UnaryCall", large())));
     assert.ok(replies.every(({ reply }) => reply?.payload.body.length === 314159));
   },
 };
