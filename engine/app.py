@@ -31,6 +31,7 @@ from engine.observe.log import printable
 from engine.routing import Endpoint, ProtocolRoute, RouteInfo, Router, protocol_route
 from engine.signalr.endpoint import HubEndpoint
 from engine.signalr.hub import Hub, HubContext
+from engine.transport.statistics import ServerStatistics
 from engine.websocket.callbacks import CallbackEndpoint, WebSocketProtocol
 from engine.websocket.endpoint import WebSocketEndpoint
 
@@ -91,6 +92,7 @@ class App:
         self._router = Router(HttpEndpoint, _NotFound())
         self._grpc = GrpcEndpoint()
         self._hubs: list[tuple[str, type, HubContext]] = []
+        self._statistics: Callable[[], ServerStatistics] = _no_server
         self._exchange_ids = count(1)
         self._grpc_services: list[ServiceBase] = []
 
@@ -259,9 +261,19 @@ class App:
         """
         self.add_service(host(service_name, method_handlers))
 
-    def begin_serving(self) -> None:
-        """Tell the services that a server has begun to serve; the server calls it."""
+    def statistics(self) -> ServerStatistics:
+        """Live connections and the calls on them, as channelz has them: of the server that began last to serve this."""
+        return self._statistics()
+
+    def begin_serving(self, statistics: Callable[[], ServerStatistics] | None = None) -> None:
+        """Tell the services that a server has begun to serve; the server calls it.
+
+        Args:
+            statistics: what the server tells of itself.
+        """
         self.ready = True
+        if statistics is not None:
+            self._statistics = statistics
         for service in self._grpc_services:
             service.__serve__()
 
@@ -309,6 +321,10 @@ class App:
         finally:
             if started is not None:
                 _log_access(exchange, exchange_id, endpoint, trio.current_time() - started)
+
+
+def _no_server() -> ServerStatistics:
+    return ServerStatistics("starting", 0, ())
 
 
 def _name(handler: Any) -> str:

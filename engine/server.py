@@ -231,7 +231,7 @@ class Server:
                 )
                 accepting.start_soon(self._accept, listener.socket, surroundings, nursery)
             self.phase = Phase.SERVING
-            self.app.begin_serving()
+            self.app.begin_serving(self.statistics)
             task_status.started(self)
             await self._drain_requested.wait()
             self.phase = Phase.DRAINING

@@ -1,4 +1,4 @@
-"""What load balancers and tools ask a server: grpc.health.v1 and grpc.reflection.
+"""What load balancers and tools ask a server: grpc.health.v1, grpc.reflection, and what runs on it now.
 
     python -m engine serve examples.health_and_reflection:app
 
@@ -47,3 +47,10 @@ async def ready(request: Request) -> Response:
     """The same for those who ask over HTTP."""
     serving = health.status(SERVICE) is ServingStatus.SERVING
     return Response("ready\n") if serving else Response("not ready\n", 503)
+
+
+@app.route("/calls")
+async def calls(request: Request) -> Response:
+    """The live calls of every connection; the same as `Server.statistics`, where a program runs the server itself."""
+    live = [(each.peer, call) for each in app.statistics().connections for call in each.exchanges]
+    return Response.json([{"peer": peer, "path": call.path, "sent": call.bytes_sent} for peer, call in live])

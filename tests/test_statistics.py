@@ -30,6 +30,7 @@ async def test_a_server_tells_what_runs_on_it(autojump_clock) -> None:
 
     server = Server(app, Config().replace(server__port=0))
     assert server.statistics().connections == ()
+    assert (app.statistics().phase, app.statistics().calls) == ("starting", 0)
     streams = [trio.testing.memory_stream_pair() for _ in range(3)]
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
@@ -45,6 +46,7 @@ async def test_a_server_tells_what_runs_on_it(autojump_clock) -> None:
         await trio.sleep(9)  # less than http2.settings_ack_timeout: this client reads nothing
 
         statistics = server.statistics()
+        assert app.statistics() == statistics  # for handlers, which have no server at hand
         assert (statistics.phase, statistics.accepted, statistics.calls) == ("serving", 3, 3)
         grpc, plain, silent = statistics.connections
         assert [each.protocol for each in statistics.connections] == ["HTTP/2", "HTTP/1.1", ""]
@@ -67,4 +69,5 @@ async def test_a_server_tells_what_runs_on_it(autojump_clock) -> None:
         assert server.statistics().connections[0].requests == 2
         server.stop()
     assert server.statistics().connections == ()
+    assert (app.statistics().phase, app.statistics().calls) == ("stopped", 0)
     assert server.statistics().phase == "stopped"

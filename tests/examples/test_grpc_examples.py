@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -119,6 +121,10 @@ def test_health_follows_the_service_and_the_drain(start_engine: Start) -> None:
         statuses = [next(watch).status]
         while statuses[-1] != health_pb2.HealthCheckResponse.SERVING:
             statuses.append(next(watch).status)
+        with urllib.request.urlopen(f"{server.url}/calls", timeout=LIMIT) as answer:
+            (call,) = [each for each in json.load(answer) if each["path"] == "/grpc.health.v1.Health/Watch"]
+        assert call["peer"].startswith("127.0.0.1:")
+        assert call["sent"] == 7 * len(statuses)
         server.process.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert refusal(lambda: next(watch)).code() is grpc.StatusCode.UNAVAILABLE
