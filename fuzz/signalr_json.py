@@ -1,4 +1,7 @@
-"""The JSON hub protocol never raises for bytes, ends at its first error, and does not care about chunks."""
+"""The JSON hub protocol never raises for bytes, ends at its first error, and does not care about chunks.
+
+The short way of invocations is compared with the general one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import RemoteProtocolError
-from engine.wire.signalr.json import JsonHubProtocol
+from engine.wire.signalr.json import RECORD_SEPARATOR, JsonHubProtocol, parse_envelope, parse_record
 from engine.wire.signalr.messages import BindingError, Invocation, Malformed, StreamInvocation
 
 LIMIT = 4096
@@ -56,6 +59,11 @@ def run(data: bytes) -> None:
     size = 1 + len(data) % 7
     pieces = _parse([data[start : start + size] for start in range(0, len(data), size)])
     assert [_shape(each) for each in whole] == [_shape(each) for each in pieces], "chunks change the messages"
+    for record in data.split(RECORD_SEPARATOR):
+        with contextlib.suppress(RemoteProtocolError):
+            message = parse_record(record)
+            if isinstance(message, Invocation):
+                assert _shape(message) == _shape(parse_envelope(record)), "the short way differs from the general one"
     for event in whole:
         if isinstance(event, Invocation | StreamInvocation):
             for bind in _BINDERS:

@@ -53,15 +53,16 @@ class HubMethod:
     checks: tuple[Callable[[Any], bool], ...] = ()  # who may call it
     is_plain: bool = True  # no streams in or out, and no checks: arguments that fit are all it needs
     _item_decoders: dict[str, tuple[Callable[[msgspec.Raw], Any], ...]] = field(default_factory=dict)
-    _decoders: dict[tuple[str, int], Callable[[msgspec.Raw], tuple[Any, ...]]] = field(default_factory=dict)
+    _decoders: dict[str, Callable[[msgspec.Raw], tuple[Any, ...]]] = field(default_factory=dict)
+    _partial_decoders: dict[tuple[str, int], Callable[[msgspec.Raw], tuple[Any, ...]]] = field(default_factory=dict)
 
     def prepare(self, protocol: HubProtocol) -> None:
-        """Make the decoder of all parameters.
+        """Make the decoders of all parameters; before the first `bind` with this protocol.
 
         Raises:
             ConfigError: an annotation that cannot be decoded into.
         """
-        self._decoder(protocol, len(self.parameters))
+        self._decoders[protocol.name] = self._make_decoder(protocol, self.parameters)
         try:
             self._item_decoders[protocol.name] = tuple(protocol.decoder(each) for _, each in self.streams)
         except TypeError as error:
@@ -90,27 +91,33 @@ class HubMethod:
             ArgumentsRejected: they do not fit.
             RemoteProtocolError: they are malformed.
         """
-        expected = len(self.parameters)
         try:
-            return self._decoder(protocol, expected)(arguments)
+            return self._decoders[protocol.name](arguments)
         except BindingError as error:
             count = error.count
+        expected = len(self.parameters)
         if self.required <= count < expected:
             try:
-                return self._decoder(protocol, count)(arguments)
+                return self._partial_decoder(protocol, count)(arguments)
             except BindingError:
                 raise ArgumentsRejected(TYPES_DO_NOT_FIT) from None
         raise ArgumentsRejected(TYPES_DO_NOT_FIT if count == expected else wrong_count(count, expected))
 
-    def _decoder(self, protocol: HubProtocol, count: int) -> Callable[[msgspec.Raw], tuple[Any, ...]]:
-        decoder = self._decoders.get((protocol.name, count))
+    def _partial_decoder(self, protocol: HubProtocol, count: int) -> Callable[[msgspec.Raw], tuple[Any, ...]]:
+        """Of the first `count` parameters, where the others have defaults."""
+        decoder = self._partial_decoders.get((protocol.name, count))
         if decoder is None:
-            try:
-                decoder = protocol.argument_decoder(self.parameters[:count])
-            except TypeError as error:
-                raise self._undecodable(error) from None
-            self._decoders[protocol.name, count] = decoder
+            decoder = self._make_decoder(protocol, self.parameters[:count])
+            self._partial_decoders[protocol.name, count] = decoder
         return decoder
+
+    def _make_decoder(
+        self, protocol: HubProtocol, parameters: tuple[Any, ...]
+    ) -> Callable[[msgspec.Raw], tuple[Any, ...]]:
+        try:
+            return protocol.argument_decoder(parameters)
+        except TypeError as error:
+            raise self._undecodable(error) from None
 
 
 class HubMethods:

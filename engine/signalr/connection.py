@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from enum import Enum, auto
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -60,20 +60,21 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("engine.signalr")
 
+_MAX_JOINED = 16 * 1024  # bytes of messages in one frame, and one more: far below what clients accept
 _GRACE = 1.0  # seconds for invocations that were received before the client closed
 
 
 class State(Enum):
-    """Where a connection stands."""
+    """Where a connection stands, and whether hub messages go both ways then."""
 
-    HANDSHAKE = auto()
-    OPEN = auto()
-    DRAINING = auto()  # the server stops: no new invocations, the rest goes on
-    CLOSING = auto()  # the client has ended it: nothing can be sent, what was received is run
-    CLOSED = auto()  # nothing is received and nothing can be sent
+    HANDSHAKE = "handshake", False
+    OPEN = "open", True
+    DRAINING = "draining", True  # the server stops: no new invocations, the rest goes on
+    CLOSING = "closing", False  # the client has ended it: nothing can be sent, what was received is run
+    CLOSED = "closed", False  # nothing is received and nothing can be sent
 
-
-_SENDING = frozenset((State.OPEN, State.DRAINING))
+    def __init__(self, _: str, sending: bool) -> None:
+        self.sending = sending
 
 
 class HubConnection:
@@ -113,6 +114,10 @@ class HubConnection:
         self._handshake: HandshakeReader
         self._in_batch = False  # inside `receive`, which flushes once at its end
         self._batch_wrote = False
+        self._joins = False  # what is sent in a batch goes out in one frame
+        self._batch: list[bytes] = []
+        self._batch_size = 0
+        self.crowded = False  # the client had not taken what was sent before when the batch began
         self._holds: set[object] = set()  # who wants nothing read for now
         self._results = ClientResults()
         # owned by whoever ends it
@@ -143,7 +148,7 @@ class HubConnection:
     @property
     def is_open(self) -> bool:
         """The handshake is done and nobody has ended the connection."""
-        return self._state in _SENDING
+        return self._state.sending
 
     @property
     def is_over(self) -> bool:
@@ -230,8 +235,9 @@ class HubConnection:
     def receive(self, chunks: list[bytes]) -> None:
         """Take what one read brought. Synchronous; never waits for a method."""
         self._in_batch = True
+        self.crowded = self.transport.queued > HIGH_WATER
         if self._liveness.armed:
-            self._liveness.heard = trio.current_time()
+            self._liveness.heard = self._liveness.now()
         for chunk in chunks:
             reader = self._reader
             if reader is None:
@@ -240,6 +246,8 @@ class HubConnection:
                 reader.receive_data(chunk)
                 self._receive_messages(reader)
         self._in_batch = False
+        if self._batch:
+            self._write_batch()
         if self._batch_wrote:
             self._batch_wrote = False
             self.transport.flush()
@@ -257,6 +265,7 @@ class HubConnection:
         self.transport.use_protocol(event.protocol, event.version)
         if isinstance(self.transport, ResumableTransport) and self.transport.resumable:
             self._resume = self.transport
+        self._joins = self._resume is None and self._backlog is None  # which count messages by frames
         self.protocol = event.protocol
         self._reader = event.protocol.reader(self.settings.max_message_size)
         self._state = State.OPEN
@@ -275,7 +284,7 @@ class HubConnection:
 
     def _receive_messages(self, reader: MessageReader) -> None:
         resume = self._resume
-        while self._state in _SENDING:
+        while self._state.sending:
             message = reader.next_event()
             if message is None:
                 return
@@ -358,14 +367,20 @@ class HubConnection:
             payload: of `protocol`.
             more: the caller is about to write more.
         """
-        if self._state not in _SENDING:
+        if not self._state.sending:
+            return
+        if self._in_batch and self._joins:
+            self._batch.append(payload)
+            self._batch_size += len(payload)
+            if self._batch_size > _MAX_JOINED:
+                self._write_batch()
             return
         transport = self.transport
         if self._backlog is not None and len(self._backlog):
             self._put_back(self._backlog, transport.frame(payload), droppable=False)
             return
         transport.write(transport.frame(payload))
-        self._liveness.sent = trio.current_time()
+        self._liveness.sent = self._liveness.now()
         if self._in_batch:
             self._batch_wrote = True
         elif more or self._dispatcher.more:
@@ -373,11 +388,23 @@ class HubConnection:
         else:
             transport.flush()
 
+    def _write_batch(self) -> None:
+        """What was sent while a read is worked through leaves as one: a frame costs more than a message."""
+        batch, transport = self._batch, self.transport
+        transport.write(transport.frame(batch[0] if len(batch) == 1 else b"".join(batch)))
+        batch.clear()
+        self._batch_size = 0
+        self._batch_wrote = True
+        self._liveness.sent = self._liveness.now()
+        self.crowded = transport.queued > HIGH_WATER
+
     def _send_control(self, payload: bytes) -> None:
         """`send` for what does not count: the handshake's answer, Ping, Close."""
         transport = self.transport
+        if self._batch:
+            self._write_batch()
         transport.write_control(transport.frame(payload))
-        self._liveness.sent = trio.current_time()
+        self._liveness.sent = self._liveness.now()
         if self._in_batch:
             self._batch_wrote = True
         else:
@@ -395,15 +422,17 @@ class HubConnection:
         Raises:
             TypeError, ValueError: an argument cannot be encoded.
         """
-        if self._state not in _SENDING:
+        if not self._state.sending:
             return 0
         transport = self.transport
+        if self._batch:
+            self._write_batch()
         frame = call.frame(self.protocol, transport)
         policy = self.settings.slow_client
         if policy != "close" and transport.queued > HIGH_WATER and self._deliver_late(frame):
             return min(transport.queued, self.outbox_size)
         transport.write(frame)
-        self._liveness.sent = trio.current_time()
+        self._liveness.sent = self._liveness.now()
         if self._in_batch:
             self._batch_wrote = True
         else:
@@ -430,7 +459,7 @@ class HubConnection:
 
     async def drain(self) -> None:
         """Wait while this client takes too little; returns at once where it is gone."""
-        if self._state in _SENDING:
+        if self._state.sending:
             try:
                 await self.transport.drain()
             except ConnectionClosed:
@@ -444,7 +473,7 @@ class HubConnection:
             ConnectionClosed: it went away.
             LimitExceeded: it did not answer within `signalr.client_result_timeout`.
         """
-        if self._state not in _SENDING:
+        if not self._state.sending:
             raise ConnectionClosed(reason=texts.no_such_connection(self.connection_id))
         payload = self.protocol.invocation(target, arguments, call_id)
         return await self._results.ask(self, call_id, target, payload, result_type)
@@ -503,7 +532,7 @@ class HubConnection:
 
     def close(self, error: Exception | None, *, allow_reconnect: bool) -> None:
         """Send Close, end the transport, cancel what runs. Does nothing to a connection that is ending."""
-        if self._state not in _SENDING:
+        if not self._state.sending:
             return
         text = None
         if error is not None:
@@ -525,7 +554,7 @@ class HubConnection:
             error: what rule.
         """
         if clean:
-            if self._reader is not None and self._state in _SENDING:
+            if self._reader is not None and self._state.sending:
                 self._reader.receive_eof()
                 self._error = self._reader.failure
             self._end_by_client()
@@ -539,7 +568,7 @@ class HubConnection:
         if self._state is State.HANDSHAKE:
             self._state = State.CLOSED
             self._handshaken.set()
-        elif self._state in _SENDING:
+        elif self._state.sending:
             self._state = State.CLOSING
             self._lose_calls()
             # What it sent before it closed is still run, but not for long, and whatever the driver

@@ -53,6 +53,7 @@ class Owner(Source, Protocol):
     protocol: HubProtocol
     transport: HubTransport
     context: HubCallerContext
+    crowded: bool  # the client has not taken what was sent to it
 
     @property
     def hub(self) -> HubRuntime: ...
@@ -76,12 +77,24 @@ class Owner(Source, Protocol):
 class Slot:
     """The right to run one invocation at a time."""
 
-    __slots__ = ("_dispatcher", "released", "scope")
+    __slots__ = ("_dispatcher", "cancelled", "released", "scope")
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self.released = False  # by the invocation that runs now
+        self.cancelled = False  # and with it the scope, which is of no use any more
         self.scope = trio.CancelScope()
+
+    def enter(self) -> trio.CancelScope:
+        """A new scope, for invocations one after the other until one of them is cancelled."""
+        self.cancelled = False
+        self.scope = trio.CancelScope()
+        return self.scope
+
+    def cancel(self) -> None:
+        """Cancel the invocation that runs now."""
+        self.cancelled = True
+        self.scope.cancel()
 
     def release(self) -> None:
         """Let the next invocation start before this one has ended. Idempotent for an invocation."""
@@ -148,7 +161,7 @@ class Dispatcher:
         self._finishing = False
         self._idle: trio.lowlevel.Task | None = None  # the connection's task, parked
         self._nursery: trio.Nursery | None = None
-        self._cancellable: dict[str, trio.CancelScope] = {}
+        self._cancellable: dict[str, Slot | trio.CancelScope] = {}
         self._waiting_tasks: list[tuple[Callable[..., Awaitable[Any]], Sequence[Any]]] = []  # before `run`
         self._streams = 0  # to the client, that run
 
@@ -167,8 +180,10 @@ class Dispatcher:
             if message.stream_ids:
                 self._start_with_uploads(message)
                 return
-            if self._idle is not None and not self._running and self._filtered is None:  # a filter may wait
-                method = self._connection.hub.methods.find(message.target)
+            connection = self._connection
+            # A filter may wait, and so may what has no room for its result.
+            if self._idle is not None and not self._running and self._filtered is None and not connection.crowded:
+                method = connection.hub.methods.find(message.target)
                 if method is not None and method.is_immediate:
                     self._invoke_now(message, method)
                     return
@@ -180,9 +195,9 @@ class Dispatcher:
 
     def cancel(self, invocation_id: str) -> None:
         """Cancel a call or stream; unknown ids are ignored."""
-        scope = self._cancellable.get(invocation_id)
-        if scope is not None:
-            scope.cancel()
+        running = self._cancellable.get(invocation_id)
+        if running is not None:
+            running.cancel()
             return
         for message in self._pending:
             if message.invocation_id == invocation_id:
@@ -248,8 +263,8 @@ class Dispatcher:
 
     async def _work(self, slot: Slot) -> bool:
         """Run what is pending and park, in turns; True: finished, False: an invocation was cancelled."""
-        with trio.CancelScope() as slot.scope:
-            while not slot.scope.cancel_called:
+        with slot.enter():
+            while not slot.cancelled:
                 if self._pending and self._running < self._limit:
                     self._running += 1
                 elif self._finishing and not self._pending and not self._running:
@@ -263,7 +278,7 @@ class Dispatcher:
         """A further slot: a task that ends when nothing is pending."""
         slot = Slot(self)
         while True:
-            with trio.CancelScope() as slot.scope:
+            with slot.enter():
                 await self._run_pending(slot)
             if not self._pending or self._running >= self._limit:
                 break
@@ -274,9 +289,9 @@ class Dispatcher:
     async def _run_pending(self, slot: Slot) -> None:
         """Own a slot: run one invocation after the other, then give the slot back."""
         slot.released = False
-        scope, cancellable = slot.scope, self._cancellable
+        cancellable, find = self._cancellable, self._connection.hub.methods.find
         try:
-            while self._pending and not slot.released and not scope.cancel_called:
+            while self._pending and not slot.released and not slot.cancelled:
                 message = self._take()
                 if isinstance(message, StreamInvocation):
                     self._start_stream(message)
@@ -284,14 +299,14 @@ class Dispatcher:
                 if message.stream_ids:
                     self._start_with_uploads(message)
                     continue
-                bound = self._bind(message, stream=False)
+                bound = self._bind(message, find(message.target), stream=False)
                 if bound is None:
                     continue
                 invocation_id = message.invocation_id
                 if invocation_id is None or invocation_id in cancellable:
                     await self._call(message, *bound, slot)
                     continue
-                cancellable[invocation_id] = scope
+                cancellable[invocation_id] = slot
                 try:
                     await self._call(message, *bound, slot)
                 finally:
@@ -354,7 +369,7 @@ class Dispatcher:
 
     def _invoke_now(self, message: Invocation, method: HubMethod) -> None:
         """`_call` for a plain `def` method, in the reader's task."""
-        bound = self._bind(message, stream=False)
+        bound = self._bind(message, method, stream=False)
         if bound is None:
             return
         try:
@@ -364,10 +379,11 @@ class Dispatcher:
         else:
             self._complete(message, result)
 
-    def _bind(self, message: Invocation | StreamInvocation, *, stream: bool) -> tuple[HubMethod, Sequence[Any]] | None:
-        """The method and its arguments, or None where the client was told why not."""
+    def _bind(
+        self, message: Invocation | StreamInvocation, method: HubMethod | None, *, stream: bool
+    ) -> tuple[HubMethod, Sequence[Any]] | None:
+        """The method that was found and its arguments, or None where the client was told why not."""
         connection = self._connection
-        method = connection.hub.methods.find(message.target)
         if method is None:
             refusal: str | None = texts.unknown_method(message.target)
         else:
@@ -475,7 +491,7 @@ class Dispatcher:
         return True
 
     def _start_with_uploads(self, message: Invocation) -> None:
-        bound = self._bind(message, stream=False)
+        bound = self._bind(message, self._connection.hub.methods.find(message.target), stream=False)
         if bound is None:
             return
         if self._nursery is None:
@@ -500,7 +516,7 @@ class Dispatcher:
 
     def _start_stream(self, message: StreamInvocation) -> None:
         # Synchronous up to here: an id is taken, and can be cancelled, from the moment of its arrival.
-        bound = self._bind(message, stream=True)
+        bound = self._bind(message, self._connection.hub.methods.find(message.target), stream=True)
         if bound is None:
             return
         if message.invocation_id in self._cancellable:

@@ -151,6 +151,7 @@ def test_signatures_that_no_wire_can_call_are_refused_at_the_start() -> None:
 def bind(name: str, arguments: bytes) -> Any:
     method = methods(ExampleHub).find(name)
     assert method is not None
+    method.prepare(JSON)
     return method.bind(JSON, msgspec.Raw(arguments))
 
 

@@ -8,7 +8,8 @@ chunks, so that a message that trickles in is copied once. Each record is decode
 call into an envelope that holds the members of all message types, with arguments, items and results
 left as raw bytes. Members come in any order, unknown members are skipped, the last of duplicates
 wins, unknown message types are ignored. Invalid UTF-8 inside strings becomes U+FFFD, as
-`System.Text.Json` has it.
+`System.Text.Json` has it. Invocations as all clients write them, with their type first or last, go
+straight into an `Invocation` instead; what does not fit there is decoded the general way.
 
 Spec: docs/specs/HubProtocol.md, "JSON Encoding"; JsonHubProtocol.cs.
 """
@@ -53,6 +54,7 @@ _PLAIN = frozenset({str, int, float, bool, type(None), bytes})  # results that h
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NEVER_TOO_DEEP = 2 * MAX_DEPTH  # bytes: each level has two brackets
 # A fraction of six digits that ends in zero: msgspec writes all six, System.Text.Json drops the zeros.
 _LONG_FRACTION = re.compile(rb'\.\d{5}0(?:Z|[+-]\d\d:\d\d)?"')
 
@@ -73,6 +75,7 @@ class _Envelope(msgspec.Struct, gc=False):
     sequenceId: int | None = None
 
 
+_decode_invocation = msgspec.json.Decoder(Invocation).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode  # does not look into strings, so it cannot fail on them
 _encode_plain = msgspec.json.Encoder(decimal_format="number", enc_hook=encode_model).encode
@@ -148,12 +151,26 @@ def parse_record(record: bytes) -> HubMessage | None:
     Raises:
         RemoteProtocolError: it is malformed.
     """
-    if _too_deep(record):
+    if len(record) > _NEVER_TOO_DEEP and _too_deep(record):
         raise RemoteProtocolError(f"a hub message is nested deeper than {MAX_DEPTH}")
+    # Nothing but a member of the record itself can be at these places, if the record is JSON at all.
+    if record.endswith(b',"type":1}') or record.startswith(b'{"type":1,'):
+        try:
+            invocation = _decode_invocation(record)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass  # `parse_envelope` says what is wrong with it, if anything is
+        else:
+            if bytes(invocation.arguments)[:1] == b"[" and invocation.invocation_id != "":
+                return invocation
+    return parse_envelope(record)
+
+
+def parse_envelope(record: bytes) -> HubMessage | None:
+    """`parse_record` for all that is written in any way, once its depth is known."""
     try:
         envelope = _decode_envelope(record)
     except UnicodeDecodeError:
-        return parse_record(_replace_invalid(record))
+        return parse_envelope(_replace_invalid(record))
     except msgspec.DecodeError as error:
         raise RemoteProtocolError(f"malformed hub message: {error}") from None
     build = _BUILD.get(envelope.type)

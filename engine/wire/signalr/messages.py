@@ -44,7 +44,15 @@ class TransferFormat(Enum):
     BINARY = "Binary"
 
 
-class Invocation(msgspec.Struct, frozen=True, gc=False):
+class Invocation(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    # As JSON has it: the one message that is decoded straight into its object.
+    tag_field="type",
+    tag=int(MessageType.INVOCATION),
+    rename={"invocation_id": "invocationId", "stream_ids": "streamIds"},
+):
     """Call a method; no `invocation_id`: nobody waits for an answer."""
 
     target: str
