@@ -228,20 +228,23 @@ class Call:
 
     def succeeded(self) -> None:
         """The status is OK."""
-        if self._timer is not None:
-            self._timer.clear()
+        self._drop_timer()
         throttle = self._channel.throttle
         if throttle is not None:
             throttle.succeeded()
 
     def close(self) -> None:
         """The caller is done with the call, whatever its state: cancelled, unless it has ended."""
-        if self._timer is not None:
-            self._timer.clear()
+        self._drop_timer()
         if self.hedge is not None:
             self.hedge.close()
         if self.attempt is not None and not self.attempt.finished:
             self.attempt.cancel()
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.clear()
+            self._timer = None  # it holds this call
 
     async def failed(self, attempt: Attempt, *, replayable: bool = True) -> None:
         """After an attempt with another status than OK: returns, perhaps later, for another attempt.

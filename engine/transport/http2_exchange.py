@@ -180,6 +180,8 @@ class Http2Exchange(Exchange):
 
     def release(self) -> None:
         """The exchange is over: give back the credit of what nobody read."""
+        # Bound methods of what holds this exchange: cycles, which only the garbage collector would undo.
+        self.on_cancelled = self.on_draining = self._attached = None
         if self._rate_timer is not None:
             self._rate_timer.clear()
         if self._stall_timer is not None:

@@ -53,6 +53,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
+        self._compact_at = _COMPACT_FROM
         self._order = count()
         self._sleeper: trio.lowlevel.Task | None = None
         self._scope: trio.CancelScope | None = None
@@ -69,6 +70,9 @@ class Watchdog:
     def _push(self, deadline: float, timer: Timer) -> None:
         if deadline == math.inf:
             return
+        if len(self._heap) >= self._compact_at:
+            # Calls with a time-out far away come and go by the thousand: none must be kept until then.
+            self._compact()
         timer._queued_at = deadline
         heapq.heappush(self._heap, (deadline, next(self._order), timer))
         if self._scope is not None and deadline < self._scope.deadline:
@@ -94,12 +98,8 @@ class Watchdog:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _fire(self, now: float) -> None:
-        heap = self._heap
-        if len(heap) >= _COMPACT_FROM:
-            self._compact()
-            heap = self._heap
-        while heap and heap[0][0] <= now:
-            queued_at, _, timer = heapq.heappop(heap)
+        while self._heap and self._heap[0][0] <= now:
+            queued_at, _, timer = heapq.heappop(self._heap)
             if timer._queued_at != queued_at:
                 continue  # superseded by an earlier entry
             timer._queued_at = math.inf
@@ -110,13 +110,12 @@ class Watchdog:
                 timer.callback()
 
     def _compact(self) -> None:
-        """Forget entries of timers that were cleared or superseded, once they are the majority."""
+        """Forget entries of timers that were cleared or superseded; each sweep pays for itself."""
         live = [entry for entry in self._heap if entry[2]._queued_at == entry[0] and entry[2].deadline != math.inf]
-        if len(live) * 2 > len(self._heap):
-            return
         kept = {id(entry[2]) for entry in live}
         for _, _, timer in self._heap:
             if id(timer) not in kept:
                 timer._queued_at = math.inf
         heapq.heapify(live)
         self._heap = live
+        self._compact_at = max(_COMPACT_FROM, 2 * len(live))

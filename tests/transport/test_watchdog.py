@@ -92,3 +92,16 @@ async def test_cleared_timers_do_not_pile_up(watchdog: Watchdog, autojump_clock:
         watchdog.timer(lambda: None).set(trio.current_time())
         await trio.sleep(0.1)
     assert watchdog.entries < 2200
+
+
+async def test_cleared_timers_do_not_pile_up_while_the_watchdog_sleeps(
+    watchdog: Watchdog, autojump_clock: MockClock
+) -> None:
+    armed = [watchdog.timer(lambda: None) for _ in range(1500)]
+    for timer in armed:
+        timer.set(trio.current_time() + 2000)
+    for _ in range(20_000):
+        timer = watchdog.timer(lambda: None)
+        timer.set(trio.current_time() + 1000)
+        timer.clear()
+    assert watchdog.entries <= 2 * len(armed) + 1
