@@ -416,8 +416,11 @@ class Http2Driver:
         return data
 
     def flush(self) -> None:
-        """Now where one handler runs, at the end of the tick where others may join the write."""
-        if self.running > 1:
+        """Now where one handler runs, at the end of the tick where others may join the write.
+
+        A full batch goes at once: the client works on it while the handlers behind it run.
+        """
+        if self.running > 1 and not self.core.batch_full:
             self.outbox.flush_soon()
         else:
             self.outbox.flush()

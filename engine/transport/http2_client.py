@@ -401,8 +401,11 @@ class Http2ClientConnection:
         self.outbox.flush()
 
     def flush(self) -> None:
-        """Now where one stream runs, at the end of the tick where others may join the write."""
-        if len(self._handlers) > 1:
+        """Now where one stream runs, at the end of the tick where others may join the write.
+
+        A full batch goes at once: the server works on it while the callers behind it run.
+        """
+        if len(self._handlers) > 1 and not self.core.batch_full:
             self.outbox.flush_soon()
         else:
             self.outbox.flush()

@@ -6,11 +6,12 @@ Never reads a clock, never starts anything, never raises for what a peer did.
 Theory of operation. Received bytes pass the frame guard, which hands over one whole, bounded frame
 at a time. Each frame has one method here. The states of streams and the values of settings are
 h2's: every HEADERS, DATA and RST_STREAM goes through the transition tables of its stream state
-machine, every SETTINGS through its connection. What is not h2's is the way there and back: h2 builds
-a frame object, a list and several events for each frame, validates with a connection error, clears
-everything on GOAWAY, walks all open streams for each request, and answers without a bound. So blocks
-are decoded by `hpack_memo`, field lists judged by `http2_fields`, credit is kept by `flow`, frames
-are written by `http2_scheduler`, floods are counted by `http2_budgets`.
+machine (`http2_phases` remembers where they lead), every SETTINGS through its connection. What is not
+h2's is the way there and back: h2 builds a frame object, a list and several events for each frame,
+validates with a connection error, clears everything on GOAWAY, walks all open streams for each
+request, and answers without a bound. So blocks are decoded by `hpack_memo`, field lists judged by
+`http2_fields`, credit is kept by `flow`, frames are written by `http2_scheduler`, floods are counted by
+`http2_budgets`.
 
 Three kinds of trouble: a *stream error* resets one stream (RST_STREAM, and `StreamReset` where the
 driver knows the stream); a *connection error* or a flood ends the connection (GOAWAY and
@@ -28,12 +29,12 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.exceptions import FlowControlError, ProtocolError
 from h2.settings import SettingCodes, Settings
-from h2.stream import H2Stream, StreamInputs, StreamState
+from h2.windows import WindowManager
 from hyperframe.frame import SettingsFrame
 
 from engine.config import Http2Config
 from engine.errors import Http2Code, LimitExceeded, LimitKind, LocalProtocolError, RemoteProtocolError
-from engine.wire import frame_guard
+from engine.wire import frame_guard, http2_phases
 from engine.wire.frame_guard import ACK, END_STREAM, PREFACE, SELF_DEPENDENT, FrameGuard
 from engine.wire.hpack_memo import FieldBlock, MemoDecoder
 from engine.wire.http2_budgets import IN_FLIGHT_COST
@@ -59,6 +60,16 @@ from engine.wire.http2_fields import (
     response_fields,
     speaks_grpc,
     trailer_fields,
+)
+from engine.wire.http2_phases import (
+    RECEIVE_DATA,
+    RECEIVE_END,
+    RECEIVE_HEADERS,
+    RECEIVE_INFORMATIONAL,
+    RECEIVE_RESET,
+    SEND_END,
+    SEND_HEADERS,
+    SEND_INFORMATIONAL,
 )
 from engine.wire.http2_scheduler import Outgoing, frame_header
 from engine.wire.http2_send import MAX_STREAM_ID, Ended, Http2Sender
@@ -91,36 +102,42 @@ _SETTING = struct.Struct(">HL")
 _SETTINGS_ACK = frame_header(0, frame_guard.SETTINGS, ACK, 0)
 
 
-class _Stream(Outgoing, H2Stream):
-    """h2's stream with a queue, and what we need to know beside the state."""
+class _Stream(Outgoing):
+    """A stream: what it has to send, and what we know of what the peer sends on it."""
 
-    def __init__(self, stream_id: int, config: H2Configuration, inbound: int, outbound: int) -> None:
-        H2Stream.__init__(self, stream_id, config, inbound, outbound)
-        Outgoing.__init__(self)
+    __slots__ = (
+        "announced",
+        "content_length",
+        "ignoring",
+        "inbound",
+        "max_outbound_frame_size",
+        "phase",
+        "received",
+        "to_head_request",
+    )
+
+    def __init__(self, stream_id: int, inbound: int, outbound: int) -> None:
+        super().__init__(stream_id, outbound)
+        self.phase = http2_phases.IDLE
+        self.inbound = WindowManager(inbound)
         self.content_length: int | None = None  # of what we receive
         self.received = 0  # bytes of body
         self.announced = False  # the driver got an event for it
         self.ignoring = False  # the driver wants no more of its body
         self.to_head_request = False  # client: a response has no body whatever its content-length
+        self.max_outbound_frame_size = 0  # h2 writes it; the scheduler's quantum fits every peer
 
     def head_sent(self, *, informational: bool) -> None:
-        if informational:
-            self.state_machine.process_input(StreamInputs.SEND_INFORMATIONAL_HEADERS)
-        else:
-            self.state_machine.process_input(StreamInputs.SEND_HEADERS)
+        self.phase = self.phase.after(SEND_INFORMATIONAL if informational else SEND_HEADERS)
 
     def end_sent(self, *, trailers: bool) -> None:
+        phase = self.phase
         if trailers:
-            self.state_machine.process_input(StreamInputs.SEND_HEADERS)
-        self.state_machine.process_input(StreamInputs.SEND_END_STREAM)
+            phase = phase.after(SEND_HEADERS)
+        self.phase = phase.after(SEND_END)
 
     def is_over(self) -> bool:
-        return self.state_machine.state is StreamState.CLOSED
-
-    @property
-    def peer_ended(self) -> bool:
-        """END_STREAM came."""
-        return self.state_machine.state is StreamState.HALF_CLOSED_REMOTE
+        return self.phase.closed
 
 
 class Http2Core(Http2Sender[_Stream]):
@@ -134,21 +151,14 @@ class Http2Core(Http2Sender[_Stream]):
 
     def __init__(self, config: Http2Config, *, client: bool = False, enable_connect_protocol: bool = False) -> None:
         self._extended_connect = enable_connect_protocol and not client  # immutable
-        self._h2_config = H2Configuration(
-            client_side=client,
-            header_encoding=None,
-            validate_inbound_headers=False,
-            normalize_inbound_headers=False,
-            validate_outbound_headers=False,
-            normalize_outbound_headers=False,
-        )
-        self._h2 = H2Connection(self._h2_config)
+        self._h2 = H2Connection(H2Configuration(client_side=client))  # SETTINGS alone go through it
         self._h2.streams = {}  # filled by us alone; SETTINGS change their windows there
         super().__init__(config, self._h2.streams, client=client)  # type: ignore[arg-type]  # all are _Stream
         self._h2.encoder = self._encoder  # type: ignore[assignment]  # has the two members that h2 uses
         self._decoder = self._h2.decoder = MemoDecoder(config)
         self._h2.local_settings = Settings(client=client, initial_values=self._local_settings())
         self._guard = FrameGuard(config, self._budgets, client=client)
+        self._outbound_window = self._h2.remote_settings.initial_window_size  # of a new stream
         self._goaways = 0
         self._settings_unacknowledged = 0
         self.settings_acknowledged = False
@@ -220,7 +230,7 @@ class Http2Core(Http2Sender[_Stream]):
         if not flow_length or not self._credit.consumed(stream_id, flow_length):
             return
         stream = self._streams.get(stream_id)
-        if stream is not None and not stream.peer_ended:
+        if stream is not None and not stream.phase.peer_ended:
             self._give_stream_credit(stream, flow_length)
         self._give_connection_credit()
 
@@ -262,7 +272,7 @@ class Http2Core(Http2Sender[_Stream]):
         decoded = self._decoder.decode_block(block)
         stream = self._streams.get(stream_id)
         if stream is not None:
-            if self._client and not stream.state_machine.headers_received:
+            if self._client and not stream.phase.headers_received:
                 self._on_response(stream, decoded, flags)
             else:
                 self._on_trailers(stream, decoded, flags)
@@ -273,11 +283,10 @@ class Http2Core(Http2Sender[_Stream]):
         # RFC 9113 5.1.1: all lower ids that were idle are closed now.
         self._highest_peer = stream_id
         stream = self._new_stream(stream_id)
-        machine = stream.state_machine
-        machine.process_input(StreamInputs.RECV_HEADERS)
-        end_stream = bool(flags & END_STREAM)
+        stream.phase = stream.phase.after(RECEIVE_HEADERS)
+        end_stream = flags & END_STREAM == END_STREAM
         if end_stream:
-            machine.process_input(StreamInputs.RECV_END_STREAM)
+            stream.phase = stream.phase.after(RECEIVE_END)
         refusal = self._refusal(decoded)
         if refusal is not None:
             stream.announced = True
@@ -331,11 +340,10 @@ class Http2Core(Http2Sender[_Stream]):
         except RemoteProtocolError:
             self._stream_error(stream, Http2Code.PROTOCOL_ERROR)
             return
-        machine = stream.state_machine
         if status < 200:
-            machine.process_input(StreamInputs.RECV_INFORMATIONAL_HEADERS)
+            stream.phase = stream.phase.after(RECEIVE_INFORMATIONAL)
         else:
-            machine.process_input(StreamInputs.RECV_HEADERS)
+            stream.phase = stream.phase.after(RECEIVE_HEADERS)
             if not stream.to_head_request and status not in (204, 304):
                 stream.content_length = content_length
             if end_stream:
@@ -346,7 +354,7 @@ class Http2Core(Http2Sender[_Stream]):
         self._events.append(ResponseReceived(stream.stream_id, status, headers, end_stream))
 
     def _on_trailers(self, stream: _Stream, decoded: FieldBlock, flags: int) -> None:
-        if stream.peer_ended:
+        if stream.phase.peer_ended:
             self._stream_error(stream, Http2Code.STREAM_CLOSED)
             return
         expected = stream.content_length
@@ -364,7 +372,7 @@ class Http2Core(Http2Sender[_Stream]):
         if self._refusal(decoded) is not None:
             self._stream_error(stream, Http2Code.ENHANCE_YOUR_CALM)
             return
-        stream.state_machine.process_input(StreamInputs.RECV_HEADERS)
+        stream.phase = stream.phase.after(RECEIVE_HEADERS)
         self._peer_ended(stream)
         if not stream.ignoring:
             self._events.append(TrailersReceived(stream.stream_id, headers))
@@ -376,17 +384,17 @@ class Http2Core(Http2Sender[_Stream]):
         if stream is None:
             self._data_out_of_place(stream_id)
             return
-        machine = stream.state_machine
-        if machine.state is StreamState.HALF_CLOSED_REMOTE:
+        phase = stream.phase
+        if phase.peer_ended:
             # RFC 9113 5.1: "it MUST respond with a stream error of type STREAM_CLOSED".
             self._stream_error(stream, Http2Code.STREAM_CLOSED)
             return
-        if not machine.headers_received:
+        if not phase.headers_received:
             self._stream_error(stream, Http2Code.PROTOCOL_ERROR)
             return
-        machine.process_input(StreamInputs.RECV_DATA)
+        stream.phase = phase.after(RECEIVE_DATA)
         try:
-            stream._inbound_window_manager.window_consumed(length)
+            stream.inbound.window_consumed(length)
         except FlowControlError:
             reason = "DATA overran its stream's window; wait for WINDOW_UPDATE"
             raise RemoteProtocolError(reason, http2_code=Http2Code.FLOW_CONTROL_ERROR) from None
@@ -433,7 +441,7 @@ class Http2Core(Http2Sender[_Stream]):
             self._late_frame(stream_id, "RST_STREAM")
             return
         code = _UINT32.unpack(payload)[0]
-        stream.state_machine.process_input(StreamInputs.RECV_RST_STREAM)
+        stream.phase = stream.phase.after(RECEIVE_RESET)
         self._close(stream, Ended.BY_PEER)
         if stream.announced:
             self._events.append(StreamReset(stream_id, code, by_peer=True))
@@ -481,6 +489,7 @@ class Http2Core(Http2Sender[_Stream]):
         frame = SettingsFrame(0)
         frame.settings = dict(_SETTING.iter_unpack(payload))
         self._h2._receive_settings_frame(frame)
+        self._outbound_window = self._h2.remote_settings.initial_window_size
         self._queue_control(_SETTINGS_ACK)
         for stream in self._streams.values():
             self._scheduler.wake(stream)
@@ -506,13 +515,7 @@ class Http2Core(Http2Sender[_Stream]):
     # -- streams --------------------------------------------------------------
 
     def _new_stream(self, stream_id: int) -> _Stream:
-        stream = _Stream(
-            stream_id,
-            self._h2_config,
-            self._config.stream_window,
-            self._h2.remote_settings.initial_window_size,
-        )
-        self._streams[stream_id] = stream
+        stream = self._streams[stream_id] = _Stream(stream_id, self._config.stream_window, self._outbound_window)
         return stream
 
     def _open_own(self, stream_id: int, fields: Fields) -> _Stream:
@@ -522,12 +525,12 @@ class Http2Core(Http2Sender[_Stream]):
         self._budgets.streams += 1
         stream = self._new_stream(stream_id)
         stream.announced = True
-        stream.to_head_request = (b":method", b"HEAD") in fields
+        stream.to_head_request = fields[0][1] == b"HEAD"
         return stream
 
     def _peer_ended(self, stream: _Stream) -> None:
-        stream.state_machine.process_input(StreamInputs.RECV_END_STREAM)
-        if stream.is_over():
+        phase = stream.phase = stream.phase.after(RECEIVE_END)
+        if phase.closed:
             self._close(stream, Ended.COMPLETE)
 
     def _stream_error(self, stream: _Stream, code: Http2Code) -> None:
@@ -541,7 +544,7 @@ class Http2Core(Http2Sender[_Stream]):
     # -- replies and credit ---------------------------------------------------
 
     def _give_stream_credit(self, stream: _Stream, length: int) -> None:
-        increment = stream._inbound_window_manager.process_bytes(length)
+        increment = stream.inbound.process_bytes(length)
         if increment:
             self._queue_window_update(stream.stream_id, increment)
 

@@ -1,18 +1,18 @@
 """What an HTTP/2 connection tells its driver.
 
-Owns: the event types of `engine.wire.http2`. Nothing here knows how they come about.
+Owns: the event types of `engine.wire.http2`. Nothing here knows how they come about. They are structs, for
+one is made of every frame: a frozen dataclass takes five times as long to make, and holds no reference cycle either.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from engine.errors import LimitExceeded, RemoteProtocolError
 from engine.wire.http2_fields import Fields, RequestFields
 
 
-@dataclass(frozen=True, slots=True)
-class RequestReceived:
+class RequestReceived(Struct, frozen=True, gc=False):
     """Server: a request head that obeys RFC 9113 section 8. `end_stream`: it has no body.
 
     `head` is the same object for the same header block as long as the block's meaning does not
@@ -57,8 +57,7 @@ class RequestReceived:
         return self.head.headers
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRefused:
+class RequestRefused(Struct, frozen=True, gc=False):
     """Server: a request head over a limit. Answer it with `status`; the connection lives on."""
 
     stream_id: int
@@ -68,8 +67,7 @@ class RequestRefused:
     grpc: bool = False  # it is a call, whose client looks for a status of gRPC
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseReceived:
+class ResponseReceived(Struct, frozen=True, gc=False):
     """Client: a response head; a `status` below 200 is informational and another head follows."""
 
     stream_id: int
@@ -78,8 +76,7 @@ class ResponseReceived:
     end_stream: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DataReceived:
+class DataReceived(Struct, frozen=True, gc=False):
     """Body bytes. Give `flow_length` (padding included) to `Http2Core.consumed` once they are used."""
 
     stream_id: int
@@ -88,16 +85,14 @@ class DataReceived:
     end_stream: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TrailersReceived:
+class TrailersReceived(Struct, frozen=True, gc=False):
     """The trailer section, which ends the peer's side of the stream."""
 
     stream_id: int
     headers: Fields
 
 
-@dataclass(frozen=True, slots=True)
-class StreamReset:
+class StreamReset(Struct, frozen=True, gc=False):
     """The stream is gone: by the peer's RST_STREAM, or by ours for a stream error of the peer."""
 
     stream_id: int
@@ -105,15 +100,13 @@ class StreamReset:
     by_peer: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PingAcknowledged:
+class PingAcknowledged(Struct, frozen=True, gc=False):
     """The answer to a PING of ours."""
 
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class GoAwayReceived:
+class GoAwayReceived(Struct, frozen=True, gc=False):
     """The peer opens (client) or takes (server) no more streams; those up to the id may finish."""
 
     last_stream_id: int
@@ -121,18 +114,15 @@ class GoAwayReceived:
     debug: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SettingsAcknowledged:
+class SettingsAcknowledged(Struct, frozen=True, gc=False):
     """The peer has applied our SETTINGS."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerSettingsChanged:
+class PeerSettingsChanged(Struct, frozen=True, gc=False):
     """The peer's SETTINGS have been applied; our acknowledgement is queued."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionFailed:
+class ConnectionFailed(Struct, frozen=True):
     """Terminal: the GOAWAY that answers `error` is in `data_to_send`; further input is discarded."""
 
     error: RemoteProtocolError | LimitExceeded

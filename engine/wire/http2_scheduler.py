@@ -24,6 +24,7 @@ from collections import deque
 from engine.wire.frame_guard import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS
 
 QUANTUM = 16_384  # bytes of DATA a turn: the frame size that every peer takes (RFC 9113 4.2)
+FULL_BATCH = 16  # heads in one write; more would save less than a microsecond of each
 SMALL = 256  # bytes; below it a frame that a window cut costs more than it carries
 
 _FRAME = struct.Struct(">HBBBL").pack
@@ -37,10 +38,26 @@ def frame_header(length: int, kind: int, flags: int, stream_id: int) -> bytes:
 class Outgoing:
     """What one stream has to send. The core's stream object inherits it."""
 
-    stream_id: int
-    outbound_flow_control_window: int  # h2's name: SETTINGS change it there
+    __slots__ = (
+        "answered",
+        "chunks",
+        "dribbled",
+        "early_end",
+        "end_queued",
+        "ended",
+        "head_queued",
+        "heads",
+        "offset",
+        "outbound_flow_control_window",
+        "queued",
+        "scheduled",
+        "stream_id",
+        "trailers",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, stream_id: int, window: int) -> None:
+        self.stream_id = stream_id
+        self.outbound_flow_control_window = window  # h2's name: SETTINGS change it there
         self.heads: list[tuple[bytes, bool]] = []  # blocks, and whether they are informational
         self.chunks: deque[bytes] = deque()
         self.offset = 0  # into the first chunk
@@ -98,6 +115,11 @@ class Scheduler:
     def idle(self) -> bool:
         """Nothing can go out now."""
         return not self._starting and not self._ready
+
+    @property
+    def batch_full(self) -> bool:
+        """So many heads wait that there is nothing to gain by waiting for more."""
+        return len(self._starting) >= FULL_BATCH
 
     @property
     def parked(self) -> bool:

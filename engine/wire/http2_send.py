@@ -234,6 +234,11 @@ class Http2Sender(ABC, Generic[S]):
         """`data_to_send` would return something: a reply, a head, or DATA that a window has room for."""
         return bool(self._control) or not self._scheduler.idle
 
+    @property
+    def batch_full(self) -> bool:
+        """So many heads wait that `data_to_send` gains nothing by waiting for more."""
+        return self._scheduler.batch_full
+
     def data_to_send(self, limit: int = 65_536) -> bytes:
         """The next bytes for the wire: replies, heads, then about `limit` bytes of DATA; b"" if none."""
         scheduler = self._scheduler

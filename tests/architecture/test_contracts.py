@@ -20,7 +20,12 @@ TOP_LEVEL = {
 # Only these modules may import the package; every other use goes through them.
 SOLE_IMPORTERS = {
     "h11": {"engine/wire/http1.py", "engine/wire/http1_client.py"},
-    "h2": {"engine/wire/http2.py", "engine/wire/hpack_memo.py", "engine/wire/frame_guard.py"},
+    "h2": {
+        "engine/wire/http2.py",
+        "engine/wire/http2_phases.py",
+        "engine/wire/hpack_memo.py",
+        "engine/wire/frame_guard.py",
+    },
     "hpack": {"engine/wire/http2.py", "engine/wire/hpack_memo.py", "engine/wire/frame_guard.py"},
     "hyperframe": {"engine/wire/http2.py", "engine/wire/hpack_memo.py", "engine/wire/frame_guard.py"},
     "wsproto": {"engine/wire/websocket/core.py"},
