@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from engine.errors import ConnectionClosed, Http2Code, LimitExceeded, LimitKind, LocalProtocolError
+from engine.transport.body_mailbox import BodyMailbox
 from engine.transport.exchange import CancelReason, Exchange, Fields, RequestHead
-from engine.transport.mailbox import Mailbox
 from engine.transport.request_heads import decode_path
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Http1Exchange(Exchange):
         self.response_ended = False
         self.draining = driver.draining
         self.trailers: Fields = ()
-        self._body: Mailbox[bytes] = Mailbox()
+        self._body = BodyMailbox()
         self._unread = 0  # bytes in the mailbox
         self._dead = False  # nothing of it can arrive any more
         self._raw = False  # the protocol was switched
@@ -111,7 +111,7 @@ class Http1Exchange(Exchange):
             return  # given up: thrown away
         if self._sink is None:
             self._unread += len(data)
-            self._body.put(data)
+            self._body.add(data)
             return
         self._hand_over(self._sink, data)
 
@@ -145,7 +145,7 @@ class Http1Exchange(Exchange):
             self._driver.raw_ended()
             return False
         self._unread += len(data)
-        self._body.put(data)
+        self._body.add(data)
         return self.wants_more
 
     def abandon(self, cause: CancelReason, reason: str) -> None:
@@ -180,8 +180,8 @@ class Http1Exchange(Exchange):
             await trio.lowlevel.checkpoint()
             return b""
         self._ask_for_body()
-        data = await self._body.get()
-        return b"" if data is None else self._take(data)
+        piece = await self._body.get()
+        return b"" if piece is None else self._take(bytes(piece.data))
 
     def receive_nowait(self) -> bytes | None:
         if self._switchable and not self._raw:
@@ -190,9 +190,9 @@ class Http1Exchange(Exchange):
             if self._content_length > self.max_body:
                 return None  # `receive` says why
             self._ask_for_body()
-        data = self._body.get_nowait()
-        if data is not None:
-            return self._take(data)
+        piece = self._body.get_nowait()
+        if piece is not None:
+            return self._take(bytes(piece.data))
         return b"" if self._body.ended and not self._body.failed else None
 
     def _take(self, data: bytes) -> bytes:
@@ -231,11 +231,11 @@ class Http1Exchange(Exchange):
         if not self._switchable:
             self._ask_for_body()
         self._sink = sink
-        data = self._body.get_nowait()
-        while data is not None:
-            self._unread -= len(data)
-            self._hand_over(sink, data)
-            data = self._body.get_nowait()
+        piece = self._body.get_nowait()
+        while piece is not None:
+            self._unread -= len(piece.data)
+            self._hand_over(sink, bytes(piece.data))
+            piece = self._body.get_nowait()
         if self._body.ended and not self._body.failed:
             sink(b"")
         self._driver.resume()

@@ -279,7 +279,7 @@ class Http2Driver:
             return
         head = self._heads.head_for(event)
         self._policies.request(head)
-        exchange = Http2Exchange(self, stream_id, head)
+        exchange = Http2Exchange(self, stream_id, head, event.head.content_length or 0)
         exchange.draining = self._draining
         if event.end_stream:
             exchange.body_ended()

@@ -14,8 +14,8 @@ import outcome
 import trio
 
 from engine.errors import ConnectionClosed, Http2Code, LimitExceeded, LimitKind, LocalProtocolError
+from engine.transport.body_mailbox import BodyMailbox
 from engine.transport.exchange import CancelReason, Exchange, Fields, RequestHead
-from engine.transport.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from engine.transport.http2 import Http2Driver
@@ -31,6 +31,7 @@ class Http2Exchange(Exchange):
     __slots__ = (
         "_attached",
         "_body",
+        "_content_length",
         "_driver",
         "_early_end",
         "_held_back",
@@ -47,13 +48,14 @@ class Http2Exchange(Exchange):
         "trailers",
     )
 
-    def __init__(self, driver: Http2Driver, stream_id: int, head: RequestHead) -> None:
+    def __init__(self, driver: Http2Driver, stream_id: int, head: RequestHead, content_length: int = 0) -> None:
         # immutable
         self.head = head
         self.peer = driver.peer
         self.config = driver.config
         self.stream_id = stream_id
         self._driver = driver
+        self._content_length = content_length
         # owned by the driver
         self.scope = trio.CancelScope()
         self.cancel_reason = None
@@ -62,7 +64,7 @@ class Http2Exchange(Exchange):
         self.response_ended = False
         self.draining = False
         self.trailers: Fields = ()
-        self._body: Mailbox[tuple[bytes, int]] = Mailbox()
+        self._body = BodyMailbox()
         self._received = 0
         self._rate_mark = 0
         self._rate_timer: Timer | None = None
@@ -86,13 +88,14 @@ class Http2Exchange(Exchange):
     def body_received(self, data: bytes, flow_length: int) -> None:
         """DATA arrived."""
         self._received += len(data)
-        if self._received > self.max_body:
+        size = max(self._received, self._content_length)  # what says how large it will be is refused before it has come
+        if size > self.max_body:
             name = "http2.max_body_size"
-            error = LimitExceeded(name, self.max_body, self._received, kind=LimitKind.MESSAGE_SIZE, what="request body")
+            error = LimitExceeded(name, self.max_body, size, kind=LimitKind.MESSAGE_SIZE, what="request body")
             self._body.end(error)
             self._driver.core.consumed(self.stream_id, flow_length)
         elif self._attached is None:
-            self._body.put((data, flow_length))
+            self._body.add(data, flow_length)
         else:
             if self._paused:
                 self._held_back += flow_length
@@ -193,7 +196,7 @@ class Http2Exchange(Exchange):
             timer.clear()
         item = self._body.get_nowait()
         while item is not None:
-            self._driver.core.consumed(self.stream_id, item[1])
+            self._driver.core.consumed(self.stream_id, item.credit)
             item = self._body.get_nowait()
         if self._held_back:
             self._driver.core.consumed(self.stream_id, self._held_back)
@@ -244,15 +247,15 @@ class Http2Exchange(Exchange):
         item = await self._body.get()
         if item is None:
             return b""
-        self._consumed(item[1])
-        return item[0] or await self.receive()
+        self._consumed(item.credit)
+        return bytes(item.data) or await self.receive()
 
     def receive_nowait(self) -> bytes | None:
         item = self._body.get_nowait()
         while item is not None:
-            self._consumed(item[1])
-            if item[0]:
-                return item[0]
+            self._consumed(item.credit)
+            if item.data:
+                return bytes(item.data)
             item = self._body.get_nowait()
         if self._body.ended and not self._body.failed:
             return b""
@@ -268,9 +271,9 @@ class Http2Exchange(Exchange):
         self._attached = sink
         item = self._body.get_nowait()
         while item is not None:
-            self._consumed(item[1])
-            if item[0]:
-                sink(item[0])
+            self._consumed(item.credit)
+            if item.data:
+                sink(bytes(item.data))
             item = self._body.get_nowait()
         if self._body.ended:
             sink(b"")

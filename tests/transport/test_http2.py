@@ -220,6 +220,38 @@ async def test_a_body_that_grows_too_large_is_a_limit_error_to_its_handler(autoj
         assert errors[0].name == "http2.max_body_size"
 
 
+async def test_a_body_that_says_it_will_be_too_large_is_refused_at_its_first_byte() -> None:
+    sizes: list[float | None] = []
+
+    async def read(exchange: Exchange) -> None:
+        try:
+            await exchange.receive()
+        except LimitExceeded as error:
+            sizes.append(error.observed)
+            await exchange.send_head(413, end=True)
+
+    async with connected(read, http2__max_body_size=10) as connection:
+        fields = [*POST, (b"content-length", b"1000")]
+        await connection.send(headers(1, fields, end=False), data(1, b"1"))
+        await connection.until(HEADERS, 1)
+        assert sizes == [1000]
+
+
+async def test_a_body_in_tiny_frames_reaches_its_handler_in_larger_pieces() -> None:
+    sizes: list[int] = []
+
+    async def read(exchange: Exchange) -> None:
+        while received := await exchange.receive():
+            sizes.append(len(received))
+        await exchange.send_head(200, end=True)
+
+    async with connected(read) as connection:
+        await connection.send(headers(1, POST, end=False), data(1, b"xy") * 1000, data(1, end=True))
+        await connection.until(HEADERS, 1)
+        assert sum(sizes) == 2000
+        assert len(sizes) <= 4
+
+
 async def test_a_body_below_the_minimum_rate_is_a_limit_error_to_its_handler(autojump_clock: MockClock) -> None:
     errors: list[LimitExceeded] = []
 
