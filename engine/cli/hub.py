@@ -6,6 +6,7 @@ Owns: their output and exit codes: 0, or 1 where a hub answered with an error or
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -71,6 +72,8 @@ def call(url: str, method: str, arguments: tuple[str, ...], stream: bool, **opti
     """
     values = [_value(each) for each in arguments]
     timeout = options.pop("timeout")
+    # What the hub calls meanwhile has no handler here, and is not meant to have one.
+    logging.getLogger("engine.signalr.client.handlers").setLevel(logging.ERROR)
 
     async def run(connection: HubConnection) -> None:
         if not stream:

@@ -8,9 +8,10 @@ from types import MappingProxyType
 
 from engine.routing import RouteInfo
 
-# A gRPC message can be written by hand: flag, length, fields. An empty one suits every unary method.
-_GRPC_MESSAGES = {"/greet.Greeter/SayHello": r"\0\0\0\0\7\n\5World"}
-_EMPTY_GRPC_MESSAGE = r"\0\0\0\0\0"
+# What to send where more than nothing shows more; the demo's.
+_REQUESTS = {"/greet.Greeter/SayHello": '{"name": "World"}'}
+_HUB_CALLS = {"/chathub": "SendMessage Ada hello"}
+_REFLECTION = "/grpc.reflection."
 
 
 def urls(addresses: Sequence[str], tls_addresses: Sequence[str], *, tls: bool) -> list[str]:
@@ -32,13 +33,14 @@ def lines(
     printed = [f"Serving {target} on {base_urls[0]}"]
     printed += [f"{'and':>{len(f'Serving {target} on')}} {url}" for url in base_urls[1:]]
     base = _reachable(base_urls[0])
+    reflects = any(route.path.startswith(_REFLECTION) for route in routes)
     for kind in ("http", "websocket", "grpc", "hub"):
-        of_kind = [route for route in routes if route.kind == kind]
+        of_kind = [route for route in routes if route.kind == kind and not route.path.startswith(_REFLECTION)]
         if not of_kind:
             continue
-        example = min(of_kind, key=lambda route: "{" in route.path)  # one that works as it is printed
+        example = min(of_kind, key=_difficulty)
         more = f"  (and {len(of_kind) - 1} more)" if len(of_kind) > 1 else ""
-        printed.append(f"  {kind:<10} {_command(example, base)}{more}")
+        printed.append(f"  {kind:<10} {_command(example, base, reflects=reflects)}{more}")
     printed += [f"  {'protocol':<10} {_netcat(address)}" for addresses in protocols.values() for address in addresses]
     printed.append("Ctrl-C stops; python -m engine routes lists all.")
     return printed
@@ -56,18 +58,24 @@ def _reachable(url: str) -> str:
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
-def _command(route: RouteInfo, base: str) -> str:
+def _difficulty(route: RouteInfo) -> bool:
+    """Whether the command would not work as it is printed: a placeholder, a stream of requests."""
+    return "{" in route.path or (route.kind == "grpc" and route.detail != "unary")
+
+
+def _command(route: RouteInfo, base: str, *, reflects: bool) -> str:
     url = base + route.path
     match route.kind:
         case "websocket":
             return f"python -m websockets {shlex.quote(url.replace('http', 'ws', 1))}"
         case "grpc":
-            message = _GRPC_MESSAGES.get(route.path, _EMPTY_GRPC_MESSAGE)
-            return (
-                f"printf '{message}' | curl -s --http2-prior-knowledge -H content-type:application/grpc "
-                f"-H te:trailers --data-binary @- -o - {url}"
-            )
+            request = _REQUESTS.get(route.path, "{}")
+            if reflects:
+                return f"python -m engine call {base.partition('//')[2]} {route.path[1:]} '{request}'"
+            return f"curl -H content-type:application/json -d '{request}' {url}"
         case "hub":
+            if route.path in _HUB_CALLS and route.name == "ChatHub":
+                return f"python -m engine hub call {url} {_HUB_CALLS[route.path]}"
             return f"curl -X POST '{url}/negotiate?negotiateVersion=1'"
         case _:
             if "GET" in route.methods:

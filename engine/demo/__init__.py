@@ -30,6 +30,7 @@ _PAGE_HEADERS = {
 
 app = App()
 app.add_service(Greeter())
+app.add_reflection()
 app.hub("/chathub")(ChatHub)
 
 

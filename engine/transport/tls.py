@@ -118,8 +118,10 @@ def _use_files(context: ssl.SSLContext, config: TlsConfig) -> None:
             raise StartupError(
                 f"{key_setting} {key_file!r} is not the key of the certificate in {cert_file!r}; give its own"
             ) from None
+        one = f"tls.cert_file {cert_file!r}"
+        files = f"{one} does" if config.key_file is None else f"{one} and {key_setting} {key_file!r} do"
         raise StartupError(
-            f"tls.cert_file {cert_file!r} and {key_setting} {key_file!r} do not hold a PEM certificate and its key "
+            f"{files} not hold a PEM certificate and its key "
             f"({error.reason or error}); the certificate comes first in its file, its key is unencrypted PEM"
         ) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -93,6 +94,16 @@ def test_the_demo_is_served_without_an_argument_and_its_routes_are_printed():
     assert "Traceback" not in errors
     for kind in ("http", "websocket", "grpc", "hub"):
         assert re.search(rf"^  {kind} ", output, re.MULTILINE)
+
+
+def test_the_printed_commands_work_as_they_are():
+    with serving("--port", "0") as (process, _):
+        commands = dict(re.findall(r"^  (grpc|hub) +(.*?)(?:  \(and|$)", printed(process), re.MULTILINE))
+        answers = {
+            kind: engine(*shlex.split(command.removeprefix("python -m engine "))) for kind, command in commands.items()
+        }
+    assert (answers["grpc"].stdout, answers["grpc"].stderr) == ('{"message": "Hello World"}\n', "")
+    assert (answers["hub"].stdout, answers["hub"].stderr) == ("null\n", "")
 
 
 def test_an_app_is_served_from_the_current_folder_with_its_settings_overridden(tmp_path):
