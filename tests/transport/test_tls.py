@@ -328,7 +328,7 @@ def test_a_key_of_another_certificate_is_told(files):
 
 
 def test_a_certificate_without_a_key_in_the_same_file_is_told(files):
-    with pytest.raises(StartupError, match="do not hold a PEM certificate and its key"):
+    with pytest.raises(StartupError, match="does not hold a PEM certificate and its key"):
         build_context(TlsConfig(cert_file=str(files.cert)))
 
 
