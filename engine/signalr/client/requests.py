@@ -106,7 +106,9 @@ class HubRequests:
             ConnectionClosed: no connection, or no answer in time.
             RemoteProtocolError: what came is no HTTP.
         """
-        extra = [("Content-Type", content_type)] if content_type else []
+        extra = [("X-Requested-With", "XMLHttpRequest")]  # servers answer it with a 401 instead of a page to log in
+        if content_type:
+            extra.append(("Content-Type", content_type))
         with trio.move_on_after(REQUEST_TIMEOUT):
             response = await self._follow(method, url, body, extra, repeat)
             if response.status == 401 and await self._renew():
@@ -203,7 +205,7 @@ class HubRequests:
         return True
 
     def _fields(self, url: str, extra: Sequence[tuple[str, str]], *, secret: bool = True) -> _Fields:
-        fields: _Fields = [("User-Agent", USER_AGENT), ("X-Requested-With", "XMLHttpRequest")]
+        fields: _Fields = [("User-Agent", USER_AGENT)]
         if self._token and secret:
             fields.append(("Authorization", f"Bearer {self._token}"))
         cookies = self._cookies.get(split_url(url)[0].host)
