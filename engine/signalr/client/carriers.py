@@ -255,6 +255,7 @@ class ServerSentEventsCarrier(Carrier):
 
     async def discard(self) -> None:
         await self._response.discard()
+        await self._stack.aclose()
 
 
 async def open_server_sent_events(
