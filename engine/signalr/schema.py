@@ -18,18 +18,15 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from engine.signalr.binding import HubMethod, HubMethods
 from engine.signalr.hub import Hub
+from engine.signalr.model_schema import schemas_of
 
 __all__ = ["describe"]
-
-_REFERENCE = "#/types/{name}"
 
 
 @dataclass(slots=True)
@@ -74,7 +71,7 @@ def describe(hubs: Iterable[tuple[str, type[Hub]]]) -> dict[str, Any]:
         for each in (*hub.methods, *hub.client)
         for hint in (*(parameter.type for parameter in each.parameters), each.returns)
     ]
-    schemas, components = _schemas(wanted)
+    schemas, components = schemas_of(wanted)
     found = iter(schemas)
     return {"hubs": [_hub(hub, found) for hub in described], "types": components}
 
@@ -103,29 +100,6 @@ def _signature(signature: _Signature, schemas: typing.Iterator[Any]) -> dict[str
         "stream": signature.stream,
     }
     return answer | ({"rest": True} if signature.rest else {})
-
-
-def _schemas(hints: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """JSON Schema of each type; what has none is anything."""
-    usable = [hint if _has_schema(hint) else Any for hint in hints]
-    schemas, components = msgspec.json.schema_components(usable, schema_hook=_foreign_schema, ref_template=_REFERENCE)
-    return list(schemas), components
-
-
-def _has_schema(hint: Any) -> bool:
-    try:
-        msgspec.json.schema(hint, schema_hook=_foreign_schema)
-    except (TypeError, NotImplementedError, RuntimeError, NameError):
-        return False
-    return True
-
-
-def _foreign_schema(type_: type) -> dict[str, Any]:
-    """Of types that msgspec does not know: pydantic's say it themselves."""
-    schema = getattr(type_, "model_json_schema", None)
-    if schema is None:
-        raise NotImplementedError
-    return typing.cast("dict[str, Any]", schema())
 
 
 # -- what clients may call -------------------------------------------------------------

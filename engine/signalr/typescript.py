@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 __all__ = ["typescript"]
@@ -17,70 +17,153 @@ _HEAD = """\
 //
 //   const connection = new HubConnectionBuilder().withUrl(...).build() as unknown as NAMEConnection;
 
-import type { HubConnection, IStreamResult, Subject } from "@microsoft/signalr";
+import type * as signalr from "@microsoft/signalr";
+
+/** What can be uploaded: a `Subject`, or an observable of another library. */
+export type HubUpload<T> = { subscribe(subscriber: signalr.IStreamSubscriber<T>): unknown };
 """
 _IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]*")
 _PLAIN = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
+# What our own text uses, and what no type may be called.
+_TAKEN = frozenset((
+    "HubUpload", "Omit", "Promise", "any", "bigint", "boolean", "never", "number", "object", "signalr", "string",
+    "symbol", "undefined", "unknown",
+))  # fmt: skip
+_BASE = 'Omit<signalr.HubConnection, "invoke" | "send" | "stream" | "on" | "off">'
 
 
 def typescript(schema: Mapping[str, Any]) -> str:
     """Declarations of all types and hubs of `engine.signalr.schema.describe`."""
-    hubs = schema["hubs"]
-    parts = [_HEAD.replace("NAME", hubs[0]["name"] if hubs else "Hub")]
-    parts += [_declaration(_identifier(name), each) for name, each in schema["types"].items()]
-    seen: set[str] = set()
-    for hub in hubs:
+    hubs: dict[str, Mapping[str, Any]] = {}
+    for hub in schema["hubs"]:
         name = _identifier(hub["name"])
-        if name not in seen:  # a hub may be mounted more than once
-            seen.add(name)
-            parts.append(_hub(name, hub))
+        # A hub may be mounted more than once; another of the same name needs another.
+        while name in hubs and _offer(hubs[name]) != _offer(hub):
+            name += "_"
+        hubs.setdefault(name, hub)
+    names = {*hubs, *(f"{name}Connection" for name in hubs)}
+    types = _type_names(schema["types"], names | _TAKEN)
+    writer = _Writer(types)
+    parts = [_HEAD.replace("NAME", next(iter(hubs), "Hub"))]
+    parts += [writer.declaration(types[name], each) for name, each in schema["types"].items()]
+    parts += [writer.hub(name, hub) for name, hub in hubs.items()]
     return "\n".join(parts)
 
 
-def _hub(name: str, hub: Mapping[str, Any]) -> str:
-    lines = [*_comment(hub["doc"], ""), f"export interface {name} {{"]
-    for method in hub["methods"]:
-        target, parameters = json.dumps(method["name"]), _parameters(method)
-        lines += _comment(method["doc"], "  ")
-        if method["stream"]:
-            item = _type(method["returns"]) if method["returns"] is not None else "null"
-            lines.append(f"  stream(methodName: {target}{parameters}): IStreamResult<{item}>;")
-        else:
-            lines.append(f"  invoke(methodName: {target}{parameters}): Promise<{_result(method)}>;")
-            lines.append(f"  send(methodName: {target}{parameters}): Promise<void>;")
-    for call in hub["client"]:
-        target, parameters = json.dumps(call["name"]), _parameters(call).removeprefix(", ")
-        result = "void" if call["returns"] is None else f"{_type(call['returns'])} | Promise<{_type(call['returns'])}>"
+def _offer(hub: Mapping[str, Any]) -> tuple[Any, Any]:
+    return hub["methods"], hub["client"]
+
+
+def _type_names(types: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """The identifier of each type."""
+    names: dict[str, str] = {}
+    for each in types:
+        name = _identifier(each)
+        while name in taken or name in names.values() or name in _RESERVED:
+            name += "_"
+        names[each] = name
+    return names
+
+
+class _Writer:
+    """Knows what types are called."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    def hub(self, name: str, hub: Mapping[str, Any]) -> str:
+        lines = [*_comment(hub["doc"], ""), f"export interface {name} {{"]
+        for method in hub["methods"]:
+            target, parameters = json.dumps(method["name"]), self._parameters(method)
+            lines += _comment(method["doc"], "  ")
+            if method["stream"]:
+                item = self.type(method["returns"]) if method["returns"] is not None else "null"
+                lines.append(f"  stream(methodName: {target}{parameters}): signalr.IStreamResult<{item}>;")
+            else:
+                result = "void" if method["returns"] is None else self.type(method["returns"])
+                lines.append(f"  invoke(methodName: {target}{parameters}): Promise<{result}>;")
+                lines.append(f"  send(methodName: {target}{parameters}): Promise<void>;")
+        for call in hub["client"]:
+            lines += self._call(call)
+        lines += ["}", "", f"export type {name}Connection = {_BASE} & {name};"]
+        return "\n".join(lines) + "\n"
+
+    def _call(self, call: Mapping[str, Any]) -> list[str]:
+        # What nobody declared may be handled as anything: `unknown` would refuse every typed handler.
+        target, parameters = json.dumps(call["name"]), self._parameters(call, anything="any").removeprefix(", ")
+        result = "void"
+        if call["returns"] is not None:
+            returned = self.type(call["returns"])
+            result = f"{returned} | Promise<{returned}>"
         handler = f"({parameters}) => {result}"
-        lines += _comment(call["doc"], "  ")
-        lines.append(f"  on(methodName: {target}, newMethod: {handler}): void;")
-        lines.append(f"  off(methodName: {target}, method?: {handler}): void;")
-    lines.append("}")
-    lines.append("")
-    lines.append(f'export type {name}Connection = Omit<HubConnection, "invoke" | "send" | "stream" | "on" | "off"> &')
-    lines.append(f"  {name};")
-    return "\n".join(lines) + "\n"
+        return [
+            *_comment(call["doc"], "  "),
+            f"  on(methodName: {target}, newMethod: {handler}): void;",
+            f"  off(methodName: {target}, method?: {handler}): void;",
+        ]
+
+    def _parameters(self, signature: Mapping[str, Any], *, anything: str = "unknown") -> str:
+        text = ""
+        names: set[str] = {"methodName"}
+        for each in signature["parameters"]:
+            name = _camel_case(each["name"])
+            while name in names:
+                name += "_"
+            names.add(name)
+            kind = self.type(each["schema"])
+            if each["stream"]:
+                kind = f"HubUpload<{kind}>"
+            text += f", {name}{'' if each['required'] else '?'}: {anything if kind == 'unknown' else kind}"
+        return text + (f", ...more: {anything}[]" if signature.get("rest") else "")
+
+    def declaration(self, name: str, schema: Mapping[str, Any]) -> str:
+        comment = "".join(f"{line}\n" for line in _comment(" ".join(str(schema.get("description", "")).split()), ""))
+        if "properties" not in schema:
+            return f"{comment}export type {name} = {self.type(schema)};\n"
+        return f"{comment}export interface {name} {self._object(schema)}\n"
+
+    def _object(self, schema: Mapping[str, Any]) -> str:
+        required = set(schema.get("required", ()))
+        members = []
+        for name, each in schema["properties"].items():
+            key = name if _IDENTIFIER.fullmatch(name) else json.dumps(name)
+            members.append(f"{key}{'' if name in required else '?'}: {self.type(each)};")
+        return "{ " + " ".join(members) + " }" if members else "{}"
+
+    def type(self, schema: Any) -> str:
+        """The TypeScript of one JSON Schema."""
+        match schema:
+            case {"$ref": str(reference)}:
+                name = reference.rpartition("/")[2]
+                return self._names.get(name, "unknown")
+            case {"enum": values}:
+                return " | ".join(json.dumps(each) for each in values) or "never"
+            case {"const": value}:
+                return json.dumps(value)
+            case {"anyOf": choices} | {"oneOf": choices}:
+                return " | ".join(dict.fromkeys(self.type(each) for each in choices))
+            case {"allOf": [only]}:
+                return self.type(only)
+            case {"type": "array", "prefixItems": items}:
+                return "[" + ", ".join(self.type(each) for each in items) + "]"
+            case {"type": "array"}:
+                item = self.type(schema.get("items", {}))
+                return f"({item})[]" if " " in item else f"{item}[]"
+            case {"properties": _}:
+                return self._object(schema)
+            case {"type": "object"}:
+                values = schema.get("additionalProperties", {})
+                return f"{{ [key: string]: {self.type(values) if isinstance(values, dict) else 'unknown'} }}"
+            case {"type": list(kinds)}:
+                return " | ".join(self.type({**schema, "type": kind}) for kind in kinds)
+            case {"type": str(kind)}:
+                return _PLAIN.get(kind, "unknown")
+            case _:
+                return "unknown"
 
 
 def _comment(text: str, indent: str) -> list[str]:
     return [f"{indent}/** {text.replace('*/', '* /')} */"] if text else []
-
-
-def _result(method: Mapping[str, Any]) -> str:
-    return "void" if method["returns"] is None else _type(method["returns"])
-
-
-def _parameters(signature: Mapping[str, Any]) -> str:
-    text = ""
-    names: set[str] = {"methodName"}
-    for each in signature["parameters"]:
-        name = _camel_case(each["name"])
-        while name in names:
-            name += "_"
-        names.add(name)
-        kind = f"Subject<{_type(each['schema'])}>" if each["stream"] else _type(each["schema"])
-        text += f", {name}{'' if each['required'] else '?'}: {kind}"
-    return text + (", ...more: unknown[]" if signature.get("rest") else "")
 
 
 def _camel_case(name: str) -> str:
@@ -100,48 +183,3 @@ _RESERVED = frozenset((
 
 def _identifier(name: str) -> str:
     return re.sub(r"\W", "_", name)
-
-
-def _declaration(name: str, schema: Mapping[str, Any]) -> str:
-    comment = "".join(f"{line}\n" for line in _comment(" ".join(str(schema.get("description", "")).split()), ""))
-    if "properties" not in schema:
-        return f"{comment}export type {name} = {_type(schema)};\n"
-    return f"{comment}export interface {name} {_object(schema)}\n"
-
-
-def _object(schema: Mapping[str, Any]) -> str:
-    required = set(schema.get("required", ()))
-    members = []
-    for name, each in schema["properties"].items():
-        key = name if _IDENTIFIER.fullmatch(name) else json.dumps(name)
-        members.append(f"{key}{'' if name in required else '?'}: {_type(each)};")
-    return "{ " + " ".join(members) + " }" if members else "{}"
-
-
-def _type(schema: Any) -> str:
-    """The TypeScript of one JSON Schema."""
-    match schema:
-        case {"$ref": str(reference)}:
-            return _identifier(reference.rpartition("/")[2])
-        case {"enum": values}:
-            return " | ".join(json.dumps(each) for each in values) or "never"
-        case {"const": value}:
-            return json.dumps(value)
-        case {"anyOf": choices} | {"oneOf": choices}:
-            return " | ".join(dict.fromkeys(_type(each) for each in choices))
-        case {"type": "array", "prefixItems": items}:
-            return "[" + ", ".join(_type(each) for each in items) + "]"
-        case {"type": "array"}:
-            item = _type(schema.get("items", {}))
-            return f"({item})[]" if " " in item else f"{item}[]"
-        case {"properties": _}:
-            return _object(schema)
-        case {"type": "object"}:
-            values = schema.get("additionalProperties", {})
-            return f"Record<string, {_type(values) if isinstance(values, dict) else 'unknown'}>"
-        case {"type": list(kinds)}:
-            return " | ".join(_type({**schema, "type": kind}) for kind in kinds)
-        case {"type": str(kind)}:
-            return _PLAIN.get(kind, "unknown")
-        case _:
-            return "unknown"

@@ -119,15 +119,15 @@ def test_client_calls_that_are_declared_are_taken_as_they_are():
 def test_the_declarations_are_typed():
     text = typescript(describe([("/typed", Typed), ("/declared", Declared), ("/again", Declared)]))
     for line in (
-        'import type { HubConnection, IStreamResult, Subject } from "@microsoft/signalr";',
+        'import type * as signalr from "@microsoft/signalr";',
         'export type Colour = "blue" | "red";',
         "export interface Item { name: string; colour: Colour; when: string; data?: string; parent?: Item | null; }",
         '  invoke(methodName: "Put", item: Item, tags: (string | null)[], retryCount?: number): '
-        "Promise<Record<string, number>>;",
-        '  stream(methodName: "Numbers", count: number): IStreamResult<number>;',
-        '  invoke(methodName: "Total", numbers: Subject<number>, kind: "product" | "sum"): Promise<number>;',
+        "Promise<{ [key: string]: number }>;",
+        '  stream(methodName: "Numbers", count: number): signalr.IStreamResult<number>;',
+        '  invoke(methodName: "Total", numbers: HubUpload<number>, kind: "product" | "sum"): Promise<number>;',
         '  invoke(methodName: "delete", function_: unknown, odd: unknown): Promise<[number, string] | null>;',
-        '  on(methodName: "Many", newMethod: (...more: unknown[]) => void): void;',
+        '  on(methodName: "Many", newMethod: (...more: any[]) => void): void;',
         '  on(methodName: "Ask", newMethod: (question: string) => boolean | Promise<boolean>): void;',
         "export interface Typed {",
     ):
