@@ -1,12 +1,14 @@
 """The commands of `hub`: `describe` what hubs offer, `call` a method, `listen` to calls.
 
-Owns: their output and exit codes: 0, or 1 where a hub answered with an error or went away.
+Owns: their output and exit codes: 0, or 1 where a hub answered with an error, did not answer in time, or
+went away.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -17,10 +19,12 @@ import msgspec
 import trio
 
 from engine.cli.target import DEMO, load_app
+from engine.config import ClientTlsConfig
 from engine.errors import ConnectionClosed, EngineError, HandshakeRejected, HubError, LimitExceeded, ProtocolError
 from engine.signalr.client.connection import ConnectionState, HubConnection
 from engine.signalr.schema import describe as describe_hubs
 from engine.signalr.typescript import typescript as to_typescript
+from engine.transport.client import client_context
 from engine.wire.signalr.json import encode_value
 from engine.wire.signalr.negotiate import TransportKind
 
@@ -28,8 +32,27 @@ __all__ = ["hub"]
 
 EXIT_FAILED = 1
 
+_NEGATIVE = re.compile(r"-\.?\d")
+_GUARD = "\0"  # in front of what is no option; nobody can type it
+_STREAMING = "The client attempted to invoke the streaming '"  # our servers' and ASP.NET Core's
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _EXPECTED = (HubError, ConnectionClosed, HandshakeRejected, LimitExceeded, ProtocolError)
+
+
+class _WithNumbers(click.Command):
+    """A command whose arguments may be negative numbers: click takes them for options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        guarded = [
+            _GUARD + each if _NEGATIVE.match(each) and not _takes_value(before) else each
+            for before, each in zip(["", *args], args, strict=False)
+        ]
+        return super().parse_args(ctx, guarded)
+
+
+def _takes_value(argument: str) -> bool:
+    return argument.startswith("--") and argument not in ("--", "--stream", "--tls-no-verify")
 
 
 @click.group()
@@ -49,36 +72,43 @@ def describe(target: str, typescript: bool) -> None:
 def _connection_options(command: _Command) -> _Command:
     kinds = [each.value for each in TransportKind]
     for option in (
-        click.option("--timeout", type=float, default=None, metavar="SECONDS", help="Give up after so long."),
+        click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up after so long."),
         click.option("--protocol", type=click.Choice(["json", "messagepack"]), default="json", show_default=True),
         click.option("--transport", "transports", multiple=True, type=click.Choice(kinds), help="Only these."),
         click.option("--token", default=None, help="Sent as a bearer token."),
         click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="Sent with every request."),
+        click.option("--tls-ca", metavar="FILE", help="Check an https server by these authorities."),
+        click.option("--tls-no-verify", is_flag=True, help="Do not check an https server."),
+        click.option("--unix", metavar="PATH", help="Connect to a Unix socket, whatever host URL names."),
     ):
         command = option(command)
     return command
 
 
-@hub.command()
+@hub.command(cls=_WithNumbers)
 @click.argument("url")
 @click.argument("method")
 @click.argument("arguments", nargs=-1)
-@click.option("--stream", is_flag=True, help="The results are a stream: print one a line.")
+@click.option("--stream", is_flag=True, help="The results are a stream. Not needed: it is found out.")
 @_connection_options
 def call(url: str, method: str, arguments: tuple[str, ...], stream: bool, **options: Any) -> int:
-    """Call METHOD of the hub at URL and print its result as JSON.
+    """Call METHOD of the hub at URL and print its result as JSON; the results of a stream, one a line.
 
     ARGUMENTS are JSON values; what is no JSON is text.
     """
-    values = [_value(each) for each in arguments]
+    values = [_value(each.removeprefix(_GUARD)) for each in arguments]
     timeout = options.pop("timeout")
     # What the hub calls meanwhile has no handler here, and is not meant to have one.
     logging.getLogger("engine.signalr.client.handlers").setLevel(logging.ERROR)
 
     async def run(connection: HubConnection) -> None:
         if not stream:
-            _print(await connection.invoke(method, *values))
-            return
+            try:
+                _print(await connection.invoke(method, *values))
+                return
+            except HubError as error:
+                if not str(error).startswith(_STREAMING):  # then nothing has been run yet
+                    raise
         async with connection.stream(method, *values) as items:
             async for item in items:
                 _print(item)
@@ -116,6 +146,8 @@ def listen(url: str, names: tuple[str, ...], count: int | None, **options: Any) 
             nursery.cancel_scope.cancel()
         if connection.close_error is not None:
             raise connection.close_error
+        if count is None or seen < count:
+            raise ConnectionClosed(1000, "the server closed the connection", clean=True)
 
     return _run(url, options, timeout, run)
 
@@ -128,8 +160,15 @@ async def _until_lost(connection: HubConnection, lost: trio.Event) -> None:
 def _run(url: str, options: dict[str, Any], timeout: float | None, use: Callable[[HubConnection], Any]) -> int:
     headers = [_header(each) for each in options["headers"]]
     chosen = options["transports"] or tuple(TransportKind)
+    tls = ClientTlsConfig(ca_file=options["tls_ca"], verify=not options["tls_no_verify"])
     connection = HubConnection(
-        url, protocol=options["protocol"], transports=chosen, headers=headers, access_token=options["token"]
+        url,
+        protocol=options["protocol"],
+        transports=chosen,
+        headers=headers,
+        access_token=options["token"],
+        tls=client_context(tls, ["http/1.1"]),
+        unix=options["unix"],
     )
 
     async def main() -> int:
@@ -140,7 +179,7 @@ def _run(url: str, options: dict[str, Any], timeout: float | None, use: Callable
             except _EXPECTED as error:
                 return _fail(error)
             return 0
-        return _fail(ConnectionClosed(reason=f"nothing more within {timeout:g} s"))
+        return _fail(f"no answer within {timeout:g} s")
 
     try:
         return trio.run(main)
@@ -150,7 +189,7 @@ def _run(url: str, options: dict[str, Any], timeout: float | None, use: Callable
         raise
 
 
-def _fail(error: EngineError) -> int:
+def _fail(error: EngineError | str) -> int:
     click.echo(f"engine: error: {error}", err=True)
     return EXIT_FAILED
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -15,11 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from engine import Hub
+from engine.cli import run as main
 from engine.cli.commands import cli
 from engine.signalr.hub import hub_method
 from engine.signalr.schema import describe
 from engine.signalr.typescript import typescript
-from tests.interop.server_process import ROOT
+from tests.interop.server_process import ROOT, ServerProcess
 
 
 class Colour(Enum):
@@ -169,6 +171,110 @@ def test_call_says_what_went_wrong(engine_server):
     assert "404" in errors
     code, _, errors = run("call", "http://127.0.0.1:1/hub", "Echo", "1")
     assert (code, "cannot connect to 127.0.0.1:1" in errors) == (1, True)
+
+
+@pytest.fixture(scope="module")
+def conformance() -> Iterator[str]:
+    server = ServerProcess("examples.conformance:app")
+    yield f"{server.url}/conformance"
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "output", "error"),
+    [
+        (["Add", "-1", "-2"], 0, "-3\n", ""),
+        (["Echo", "-1.5", "--timeout", "9"], 0, "-1.5\n", ""),
+        (["Echo", "--", "--x"], 0, '"--x"\n', ""),
+        (["EchoThree", "null", '"1"', "{]"], 0, '[null,"1","{]"]\n', ""),
+        (["DoNothing"], 0, "null\n", ""),
+        (["StreamCounter", "3", "0"], 0, "0\n1\n2\n", ""),
+        (["StreamCounter", "3", "0", "--stream"], 0, "0\n1\n2\n", ""),
+        (["StreamThrow", "1", "boo"], 1, "0\n", "while streaming results. HubException: boo"),
+        (["Add", "1", "x"], 1, "", "Failed to invoke 'Add' due to an error on the server."),
+        (["Nobody"], 1, "", "HubException: Method does not exist."),
+        (["AdminOnly"], 1, "", "Failed to invoke 'AdminOnly' because user is unauthorized"),
+        (["AdminOnly", "--token", "user:ada;role=admin"], 0, '"secret"\n', ""),
+        (["GetUserId", "-H", "Authorization: Bearer user:bob"], 0, '"bob"\n', ""),
+        (["GetTransport", "--transport", "LongPolling", "--protocol", "messagepack"], 0, '"LongPolling"\n', ""),
+        (["Abort"], 1, "", "the underlying connection being closed"),
+        (["Delay", "60000", "--timeout", "0.3"], 1, "", "no answer within 0.3 s"),
+        (["Echo", "-x"], 2, "", "No such option '-x'"),
+        (["Echo", "1", "-H", "broken"], 2, "", "write --header NAME:VALUE"),
+        (["Echo", "1", "--transport", "Pigeon"], 2, "", "is not one of 'WebSockets'"),
+        (["Echo", "1", "--timeout", "-1"], 2, "", "Invalid value for '--timeout'"),
+        (["Echo", "1", "--tls-ca", "/nowhere.pem"], 2, "", "client_tls.ca_file"),
+        (
+            ["Echo", "1", "--transport", "ServerSentEvents", "--protocol", "messagepack"],
+            1,
+            "",
+            "does not support Binary",
+        ),
+    ],
+)
+def test_each_outcome_has_its_exit_code(conformance, capsys, arguments, code, output, error):
+    assert main(["hub", "call", conformance, *arguments]) == code
+    captured = capsys.readouterr()
+    assert captured.out == output
+    assert error in captured.err
+    assert captured.err.count("\n") == (1 if error else 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (["call", "notaurl", "Echo"], 2, "write http://host:port/path"),
+        (["call", "http://127.0.0.1:1/hub", "Echo"], 1, "cannot connect to 127.0.0.1:1: Connection refused"),
+        (["call", "http://x/hub", "Echo", "--unix", "/nowhere.sock"], 1, "cannot connect to /nowhere.sock"),
+        (["call"], 2, "Missing argument 'URL'"),
+        (["listen", "http://127.0.0.1:1/hub"], 2, "Missing argument 'NAME...'"),
+        (["listen", "http://127.0.0.1:1/hub", "X"], 1, "Connection refused"),
+        (["describe", "nowhere:app"], 3, "there is no module nowhere"),
+        (["describe", "examples.conformance:nobody"], 3, "has no 'nobody'"),
+    ],
+)
+def test_each_mistake_has_its_exit_code(capsys, arguments, code, error):
+    assert main(["hub", *arguments]) == code
+    assert error in capsys.readouterr().err
+
+
+def test_who_is_not_let_in_is_told_what_to_check(conformance, capsys):
+    assert main(["hub", "call", f"{conformance}-auth", "Echo", "1"]) == 1
+    assert "answered the negotiation with 401; check access_token" in capsys.readouterr().err
+    assert main(["hub", "call", f"{conformance}-auth", "Echo", "1", "--token", "user:ada"]) == 0
+
+
+def test_a_server_with_a_certificate_of_its_own_can_be_called(engine_tls_server, capsys):
+    url = f"{engine_tls_server.tls_url}/chathub"
+    assert main(["hub", "call", url, "Echo", "1"]) == 1
+    assert "the certificate is not trusted" in capsys.readouterr().err
+    assert main(["hub", "call", url, "Echo", "1", "--tls-no-verify"]) == 0
+
+
+def wait_for_counter(url: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(200):
+        assert main(["hub", "call", url, "GetCounter", name]) == 0
+        if capsys.readouterr().out == "1\n":
+            return
+    raise AssertionError(f"{name} was never counted")
+
+
+@pytest.mark.parametrize("arguments", [["call", "StreamForever", "ctrl-c", "1"], ["listen", "X"]])
+def test_ctrl_c_cancels_and_says_nothing(conformance, arguments, capsys):
+    command, *rest = arguments
+    line = [sys.executable, "-m", "engine", "hub", command, conformance, *rest]
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if command == "listen":
+            assert process.stderr.readline().startswith("listening to")
+        else:
+            assert process.stdout.readline() == "0\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors.strip()) == (130, "")
+    if command == "call":
+        wait_for_counter(conformance, "cancelled:ctrl-c", capsys)
 
 
 def test_listen_prints_calls(engine_server):
