@@ -115,11 +115,10 @@ class ResumableTransport(HubTransport):
 
     def is_new(self, message: HubMessage) -> bool:
         """Count a received message; False: it is a repetition."""
-        if not self._receiver.is_new(message):
-            return False
+        new = self._receiver.is_new(message)
         if self._receiver.has_news and not self._ack_timer.armed:
             self._ack_timer.set(trio.current_time() + ACK_INTERVAL)
-        return True
+        return new
 
     def start_sequence(self, sequence_id: int) -> RemoteProtocolError | None:
         """The client's Sequence; an error: messages of it were lost."""

@@ -239,6 +239,23 @@ async def test_acks_come_once_a_second_and_only_with_news(
         assert trio.current_time() - started == pytest.approx(15)
 
 
+async def test_an_ack_that_was_lost_with_the_socket_is_sent_again(
+    events: list[Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    """A client whose buffer is full sends nothing but what the server has had already, and waits for the Ack."""
+    async with hosting(ResumeHub) as host:
+        client = await connect(host)
+        await client.socket.send('{"type":1,"target":"Echo","arguments":[1]}\x1e')
+        await trio.sleep(1.5)  # the Ack is under way
+        await client.cut()
+        await client.open()
+        await client.socket.send('{"type":9,"sequenceId":1}\x1e{"type":1,"target":"Echo","arguments":[1]}\x1e')
+        with trio.fail_after(3):
+            assert await client.socket.message() == {"type": 9, "sequenceId": 1}
+            assert await client.socket.message() == {"type": 8, "sequenceId": 1}
+        assert events == ["connected", 1]
+
+
 async def test_a_sequence_too_far_ahead_ends_the_connection(events: list[Any]) -> None:
     async with hosting(ResumeHub) as host:
         client = await connect(host)

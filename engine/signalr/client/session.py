@@ -76,7 +76,6 @@ class ClientSession:
     Attributes:
         state: where it stands.
         outgoing: what stateful reconnect keeps, or None.
-        ack_due: the server should be told what has arrived.
     """
 
     def __init__(self, protocol: HubProtocol, *, max_message_size: float, buffer_size: float | None = None) -> None:
@@ -85,7 +84,6 @@ class ClientSession:
         self._limit = max_message_size
         # owned by the receiver
         self.state = State.HANDSHAKE
-        self.ack_due = False
         self._head = bytearray()  # of a handshake answer that is incomplete
         self._reader = protocol.reader(max_message_size)
         self._incoming = None if buffer_size is None else ResumeReceiver()
@@ -97,6 +95,11 @@ class ClientSession:
     def stateful(self) -> bool:
         """It can outlive a socket."""
         return self.outgoing is not None
+
+    @property
+    def ack_due(self) -> bool:
+        """The server should be told what has arrived."""
+        return self._incoming is not None and self._incoming.has_news
 
     # -- receiving ------------------------------------------------------------
 
@@ -122,7 +125,6 @@ class ClientSession:
         """An Ack of everything so far."""
         if self._incoming is None:
             raise AssertionError("only stateful reconnect has Acks")
-        self.ack_due = False
         return self._protocol.ack(self._incoming.acknowledge())
 
     def _receive_answer(self, data: bytes) -> bytes:
@@ -178,11 +180,7 @@ class ClientSession:
         if isinstance(message, Ack):
             outgoing.acknowledged(message.sequence_id)
             return False
-        before = incoming.latest
-        new = incoming.is_new(message)
-        # Also a repetition: the Ack that told of it was lost with the socket.
-        self.ack_due = self.ack_due or not new or incoming.latest != before
-        return new
+        return incoming.is_new(message)
 
     def _explain(self, error: RemoteProtocolError | LimitExceeded) -> RemoteProtocolError:
         if isinstance(error, RemoteProtocolError):

@@ -101,6 +101,8 @@ class ResumeReceiver:
         number = self._next
         self._next = number + 1
         if number <= self.latest:
+            # The Ack that told of it was lost with the transport; a sender whose buffer is full waits for it.
+            self._acknowledged = min(self._acknowledged, number - 1)
             return False
         self.latest = number
         return True
