@@ -15,7 +15,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import trio
 
@@ -44,6 +44,7 @@ _IDLE_LIMIT = 4.0  # seconds; below the keep-alive of every server that is in wi
 _MAX_IDLE = 4  # connections kept; a hub connection has two requests at once at most
 _MAX_BODY = 32 * 1024 * 1024  # bytes of a response that is read whole
 _CLOSE_TIMEOUT = 1.0  # seconds
+_AS_IT_IS = "".join(map(chr, range(0x21, 0x7F)))  # of a URL; the rest is percent-encoded, as browsers do
 _MAY_REPEAT = frozenset(("GET", "DELETE"))
 
 
@@ -82,7 +83,7 @@ def split_url(url: str) -> tuple[Origin, str]:
         raise ConfigError("url", url, f"write http://host:port/path ({error})") from None
     if scheme not in ("http", "https") or not host or parts.username is not None:
         raise ConfigError("url", url, "write http://host:port/path or https://host:port/path")
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_AS_IT_IS)
     return Origin(scheme, host, port or (443 if scheme == "https" else 80)), target
 
 

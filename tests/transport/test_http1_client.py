@@ -29,6 +29,7 @@ def test_a_url_is_an_origin_and_a_target():
     assert split_url("https://[::1]/")[0].authority == "[::1]"
     assert split_url("http://h:8000/")[0].authority == "h:8000"
     assert split_url("http://b\u00fccher.test/")[0].host == "xn--bcher-kva.test"
+    assert split_url("http://h/a b/\u00fc%20?q=\u20ac&r=[1]")[1] == "/a%20b/%C3%BC%20?q=%E2%82%AC&r=[1]"
     for wrong in ("host/path", "ftp://host/", "http://", "http://user:secret@host/", "http://host:port/"):
         with pytest.raises(ConfigError, match="http://host:port/path"):
             split_url(wrong)

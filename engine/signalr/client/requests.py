@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin
 
@@ -41,8 +42,15 @@ _MAX_REDIRECTS = 20  # of HTTP, for one request; fetch's
 _REDIRECTIONS = frozenset((301, 302, 303, 307, 308))
 _KEEP_METHOD = frozenset((307, 308))  # RFC 9110 section 15.4: the others may turn a POST into a GET
 _Fields = list[tuple[str, str]]
+_MAX_COOKIES = 50  # of one host, the oldest give way; RFC 6265 section 6.1 asks for as many
 _PRINTABLE = re.compile(r"[!-~]+")
 _CONFIG = Config()
+
+
+@dataclass(frozen=True, slots=True)
+class _Cookie:
+    value: str
+    secure: bool  # not for plain HTTP
 
 
 def server_url(base: str, url: str) -> str:
@@ -81,7 +89,7 @@ class HubRequests:
         self._access_token = access_token
         self._redirected = False
         self._token: str | None = None
-        self._cookies: dict[str, dict[str, str]] = {}  # by host
+        self._cookies: dict[str, dict[str, _Cookie]] = {}  # by host
 
     async def begin(self) -> None:
         """A connection is about to be negotiated: fetch a token."""
@@ -208,9 +216,14 @@ class HubRequests:
         fields: _Fields = [("User-Agent", USER_AGENT)]
         if self._token and secret:
             fields.append(("Authorization", f"Bearer {self._token}"))
-        cookies = self._cookies.get(split_url(url)[0].host)
+        origin = split_url(url)[0]
+        cookies = [
+            f"{name}={each.value}"
+            for name, each in self._cookies.get(origin.host, {}).items()
+            if origin.scheme == "https" or not each.secure
+        ]
         if cookies:
-            fields.append(("Cookie", "; ".join(f"{name}={value}" for name, value in cookies.items())))
+            fields.append(("Cookie", "; ".join(cookies)))
         fields += extra
         if not secret:
             return fields
@@ -225,10 +238,12 @@ class HubRequests:
             pair, *attributes = value.decode("latin-1").split(";")
             key, _, text = (part.strip() for part in pair.partition("="))
             cookies = self._cookies.setdefault(split_url(url)[0].host, {})
-            if any(_expires(each.strip().lower()) for each in attributes):
-                cookies.pop(key, None)
-            else:
-                cookies[key] = text
+            cookies.pop(key, None)
+            marks = [each.strip().lower() for each in attributes]
+            if not any(map(_expires, marks)):
+                cookies[key] = _Cookie(text, "secure" in marks)
+                if len(cookies) > _MAX_COOKIES:
+                    del cookies[next(iter(cookies))]
 
 
 def _expires(attribute: str) -> bool:

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from engine import HubConnection
-from engine.errors import ConnectionClosed, HandshakeRejected, RemoteProtocolError
+from engine.errors import ConnectionClosed, HandshakeRejected, HubError, RemoteProtocolError
 from engine.signalr.client.carriers import OPEN_TIMEOUT
 from engine.signalr.client.connection import ConnectionState
 from engine.signalr.client.retry import RetryContext, after_delays
@@ -265,3 +265,24 @@ async def test_a_new_socket_of_the_same_connection_has_a_new_token(autojump_cloc
     async with scripted(begin, cut, resumed) as dial, HubConnection(URL, dial=dial, **options):
         await held.wait()
     assert seen == ["Bearer a", "Bearer a", "Bearer b"]
+
+
+async def test_cookies_are_few_and_secure_ones_stay_off_plain_connections():
+    seen: list[str] = []
+
+    async def serve(peer: RawPeer) -> None:
+        while True:
+            _, _, fields, _ = await peer.request()
+            seen.append(fields.get("cookie", ""))
+            number = len(seen)
+            lines = "".join(f"Set-Cookie: c{number}x{each}=1\r\n" for each in range(40))
+            lines += f"Set-Cookie: lb={number}\r\nSet-Cookie: s=1; Secure\r\n"
+            body = json.dumps({"url": URL} if number < 5 else {"error": "enough"})
+            head = f"HTTP/1.1 200 X\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+            await peer.stream.send_all((head + body).encode())
+
+    async with scripted(serve) as dial:
+        with pytest.raises(HubError, match="enough"):
+            await HubConnection(URL, dial=dial).__aenter__()
+    assert all(len(each.split("; ")) <= 50 for each in seen)
+    assert [each.split("; ")[-1] for each in seen[1:]] == ["lb=1", "lb=2", "lb=3", "lb=4"]
