@@ -40,6 +40,7 @@ __all__ = ["Carrier", "open_long_polling", "open_server_sent_events", "open_webs
 
 
 OPEN_TIMEOUT = 15.0  # seconds for a WebSocket or an event stream to open; then another transport is tried
+_BATCH = 2 * 1024 * 1024  # bytes of other messages that may be in one event with a large one
 _MAX_REJECTION = 64 * 1024  # bytes of why a server said no
 # A message of a WebSocket means nothing to a hub: what is bounded is the hub's own message.
 _UNLIMITED = WebSocketConfig(max_message_size=sys.maxsize, max_fragments=sys.maxsize)
@@ -234,7 +235,7 @@ class ServerSentEventsCarrier(Carrier):
         self._url = url
         self._response = response
         self._stack = stack
-        self._reader = EventStreamReader(limit)
+        self._reader = EventStreamReader(limit + _BATCH)
 
     async def send(self, data: bytes) -> None:
         await _post(self._requests, self._url, data, TransferFormat.TEXT)

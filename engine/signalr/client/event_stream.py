@@ -25,7 +25,8 @@ class EventStreamReader:
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
-        self._rest = b""  # of a line that is incomplete
+        self._partial = bytearray()  # of a line that is incomplete
+        self._after_cr = False  # a LF that comes next belongs to it
         self._data: list[bytes] = []  # lines of the event that is incomplete
         self._size = 0
         self._events: deque[bytes] = deque()
@@ -36,16 +37,21 @@ class EventStreamReader:
         Raises:
             RemoteProtocolError: an event is larger than the limit.
         """
-        data = self._rest + data
-        position = 0
-        for end in _LINE_END.finditer(data):
-            if end.end() == len(data) and end.group() == b"\r":
-                break  # perhaps half of a CRLF
-            self._line(data[position : end.start()])
+        if not data:
+            return
+        position = int(self._after_cr and data[:1] == b"\n")
+        self._after_cr = data[-1:] == b"\r"
+        for end in _LINE_END.finditer(data, position):
+            self._partial += data[position : end.start()]
+            self._line(bytes(self._partial))
+            self._partial.clear()
             position = end.end()
-        self._rest = data[position:]
-        if self._size + len(self._rest) > self._limit:
-            raise RemoteProtocolError(f"the server sent an event of more than {self._limit:g} bytes")
+        self._partial += data[position:]
+        if self._size + len(self._partial) > self._limit:
+            raise RemoteProtocolError(
+                f"the server sent an event of more than {self._limit:.0f} bytes; "
+                "raise max_message_size of the HubConnection"
+            )
 
     def next_event(self) -> bytes | None:
         """The data of the next event, its lines joined with LF; None if more bytes are needed."""

@@ -186,7 +186,8 @@ class ClientSession:
         if isinstance(error, RemoteProtocolError):
             return error
         return RemoteProtocolError(
-            f"the server sent a message of more than {self._limit:g} bytes; raise max_message_size of the HubConnection"
+            f"the server sent a message of more than {self._limit:.0f} bytes; "
+            "raise max_message_size of the HubConnection"
         )
 
     def _fail(self, error: HubError | RemoteProtocolError) -> None:

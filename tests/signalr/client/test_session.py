@@ -87,6 +87,18 @@ def test_events_are_read_as_the_standard_says(step):
     assert found == [b"a\nb", b"", b" c"]
 
 
+def test_a_long_event_in_many_pieces_costs_no_more_than_its_length():
+    reader = EventStreamReader(10**9)
+    reader.receive_data(b"data: ")
+    piece = b"x" * 1000
+    for _ in range(20_000):
+        reader.receive_data(piece)
+    reader.receive_data(b"\r")
+    reader.receive_data(b"\n\r\n")
+    assert reader.next_event() == piece * 20_000
+    assert reader.next_event() is None
+
+
 def test_an_event_without_an_end_is_refused():
     reader = EventStreamReader(100)
     with pytest.raises(RemoteProtocolError, match="more than 100 bytes"):
