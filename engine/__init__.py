@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.http.request import Request
     from engine.http.response import Response, StreamingResponse
     from engine.server import serve
-    from engine.signalr.client.connection import HubConnection
+    from engine.signalr.client.connection import HubConnection, HubConnectionState
     from engine.signalr.filters import HubFilter
     from engine.signalr.hub import Hub, HubContext, authorize, hub_method
     from engine.transport.callbacks import StreamProtocol
@@ -35,6 +35,7 @@ __all__ = [
     "Config",
     "Hub",
     "HubConnection",
+    "HubConnectionState",
     "HubContext",
     "HubFilter",
     "Request",
@@ -62,6 +63,7 @@ _HOMES = {
     "Config": "engine.config",
     "Hub": "engine.signalr.hub",
     "HubConnection": "engine.signalr.client.connection",
+    "HubConnectionState": "engine.signalr.client.connection",
     "HubContext": "engine.signalr.hub",
     "HubFilter": "engine.signalr.filters",
     "Request": "engine.http.request",

@@ -21,7 +21,7 @@ import trio
 from engine.cli.target import DEMO, load_app
 from engine.config import ClientTlsConfig
 from engine.errors import ConnectionClosed, EngineError, HandshakeRejected, HubError, LimitExceeded, ProtocolError
-from engine.signalr.client.connection import ConnectionState, HubConnection
+from engine.signalr.client.connection import HubConnection, HubConnectionState
 from engine.signalr.schema import describe as describe_hubs
 from engine.signalr.typescript import typescript as to_typescript
 from engine.transport.client import client_context
@@ -153,7 +153,7 @@ def listen(url: str, names: tuple[str, ...], count: int | None, **options: Any) 
 
 
 async def _until_lost(connection: HubConnection, lost: trio.Event) -> None:
-    await connection.wait_state(ConnectionState.DISCONNECTED)
+    await connection.wait_state(HubConnectionState.DISCONNECTED)
     lost.set()
 
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from engine import HubConnection
-from engine.signalr.client.connection import ConnectionState
+from engine.signalr.client.connection import HubConnectionState
 from tests.interop.hub_recorder import Recorder
 from tests.interop.peers import node
 
@@ -81,13 +81,13 @@ class Steps:
             await hub.invoke("Echo", 1)
             await hub.invoke("Echo", 2)
             await hub.send("Tell")
-            await hub.wait_state(ConnectionState.RECONNECTING)
-            await hub.wait_state(ConnectionState.CONNECTED)
+            await hub.wait_state(HubConnectionState.RECONNECTING)
+            await hub.wait_state(HubConnectionState.CONNECTED)
             await hub.invoke("Echo", 3)
         async with self.build("closed", automatic_reconnect=True) as hub:
             await hub.send("CloseMe")
-            await hub.wait_state(ConnectionState.RECONNECTING)
-            await hub.wait_state(ConnectionState.CONNECTED)
+            await hub.wait_state(HubConnectionState.RECONNECTING)
+            await hub.wait_state(HubConnectionState.CONNECTED)
         async with self.build("stateful", stateful_reconnect=True) as hub:
             await hub.invoke("Echo", 1)
             await trio.sleep(0.1)

@@ -43,7 +43,7 @@ from engine.wire.signalr.messages import HubProtocol
 from engine.wire.signalr.msgpack import MsgpackHubProtocol
 from engine.wire.signalr.negotiate import TransportKind
 
-__all__ = ["ConnectionState", "HubConnection"]
+__all__ = ["HubConnection", "HubConnectionState"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 ErrorCallback = Callable[[Exception | None], Any]
 
 
-class ConnectionState(Enum):
+class HubConnectionState(Enum):
     """Where a connection stands; the names are the official clients'."""
 
     DISCONNECTED = "Disconnected"
@@ -165,7 +165,7 @@ class HubConnection:
         self._reconnected_callbacks: list[Callable[[str | None], Any]] = []
         self._closed_callbacks: list[ErrorCallback] = []
         # owned by the supervising task
-        self._state = ConnectionState.DISCONNECTED
+        self._state = HubConnectionState.DISCONNECTED
         self._changed = trio.Event()  # replaced each time it is set
         self._link: Link | None = None
         self._pause = trio.CancelScope()  # around a reconnection
@@ -185,7 +185,7 @@ class HubConnection:
     # -- what can be seen ----------------------------------------------------------
 
     @property
-    def state(self) -> ConnectionState:
+    def state(self) -> HubConnectionState:
         """Where it stands."""
         return self._state
 
@@ -199,7 +199,7 @@ class HubConnection:
         """What carries it."""
         return None if self._link is None else self._link.transport
 
-    async def wait_state(self, *states: ConnectionState) -> ConnectionState:
+    async def wait_state(self, *states: HubConnectionState) -> HubConnectionState:
         """Wait until it is in one of these states, and return it. Cancellation changes nothing."""
         while self._state not in states:
             await self._changed.wait()
@@ -216,18 +216,18 @@ class HubConnection:
             ConnectionClosed: it cannot be reached.
             RemoteProtocolError: what is there is no hub.
         """
-        if self._state is not ConnectionState.DISCONNECTED or self._manager is not None:
+        if self._state is not HubConnectionState.DISCONNECTED or self._manager is not None:
             raise LocalProtocolError("a HubConnection is entered once at a time; make another one")
         self._stopping = False
         self.close_error = None
         self._over, self._events_done = trio.Event(), trio.Event()
         self._unread = Unread(self._buffer_size)
         self._runner = HandlerRunner(self._handlers, self._unread)
-        self._move(ConnectionState.CONNECTING)
+        self._move(HubConnectionState.CONNECTING)
         try:
             link = await self._open()
         except BaseException:
-            self._move(ConnectionState.DISCONNECTED)
+            self._move(HubConnectionState.DISCONNECTED)
             await self._requests.http.drop_idle()  # noqa: ASYNC102  it shields itself
             raise
         self._manager = trio.open_nursery()
@@ -253,7 +253,7 @@ class HubConnection:
                 swallowed = await self._leave(kind, error, trace)  # noqa: ASYNC102  all its tasks are cancelled
             finally:
                 self._link = None
-                self._move(ConnectionState.DISCONNECTED)
+                self._move(HubConnectionState.DISCONNECTED)
                 await self._requests.http.drop_idle()  # noqa: ASYNC102  it shields itself
         return swallowed
 
@@ -276,8 +276,8 @@ class HubConnection:
         Cancellation leaves the closing to the end of the block.
         """
         self._stopping = True
-        if self._state in (ConnectionState.CONNECTED, ConnectionState.RECONNECTING):
-            self._move(ConnectionState.DISCONNECTING)
+        if self._state in (HubConnectionState.CONNECTED, HubConnectionState.RECONNECTING):
+            self._move(HubConnectionState.DISCONNECTING)
         self._pause.cancel()
         if self._link is not None:
             await self._link.stop()
@@ -330,7 +330,7 @@ class HubConnection:
                     self._connected(current)
                     self._notify_reconnected(current.connection_id)
         finally:
-            self._move(ConnectionState.DISCONNECTED)
+            self._move(HubConnectionState.DISCONNECTED)
             self._notify(self._closed_callbacks, self.close_error)
             self._over.set()
             self._has_events.set()
@@ -341,7 +341,7 @@ class HubConnection:
         delay = self._delay(RetryContext(0, 0.0, error))
         if delay is None:
             return None, error
-        self._move(ConnectionState.RECONNECTING)
+        self._move(HubConnectionState.RECONNECTING)
         self._notify(self._reconnecting_callbacks, error)
         attempts = 0
         while delay is not None:
@@ -367,15 +367,15 @@ class HubConnection:
 
     def _connected(self, link: Link) -> None:
         self._link = link
-        self._move(ConnectionState.CONNECTED)
+        self._move(HubConnectionState.CONNECTED)
 
     def _link_ended(self) -> None:
         """At once, so that nobody takes the connection for connected while its socket is being closed."""
-        if self._link is not None and self._state is ConnectionState.CONNECTED:
+        if self._link is not None and self._state is HubConnectionState.CONNECTED:
             again = self._link.may_reconnect and self._policy is not None
-            self._move(ConnectionState.RECONNECTING if again else ConnectionState.DISCONNECTING)
+            self._move(HubConnectionState.RECONNECTING if again else HubConnectionState.DISCONNECTING)
 
-    def _move(self, state: ConnectionState) -> None:
+    def _move(self, state: HubConnectionState) -> None:
         if state is not self._state:
             self._state = state
             changed, self._changed = self._changed, trio.Event()
@@ -506,9 +506,10 @@ class HubConnection:
     async def _ready(self) -> Link:
         """The link, with room for a message."""
         link = self._link
-        if link is None or self._state is not ConnectionState.CONNECTED:
+        if link is None or self._state is not HubConnectionState.CONNECTED:
             raise ConnectionClosed(
-                reason=f"the hub connection is {self._state.value}; wait for hub.wait_state(ConnectionState.CONNECTED)"
+                reason=f"the hub connection is {self._state.value}; "
+                "wait for hub.wait_state(HubConnectionState.CONNECTED)"
             )
         await link.room()
         return link

@@ -12,7 +12,7 @@ import trio.testing
 
 from engine import Hub, HubConnection
 from engine.errors import ConnectionClosed, HubError, LimitExceeded
-from engine.signalr.client.connection import ConnectionState
+from engine.signalr.client.connection import HubConnectionState
 from tests.signalr.client.client_peer import URL, RawPeer, connected, scripted
 
 
@@ -60,7 +60,7 @@ async def test_a_stream_that_is_read_slowly_makes_the_server_wait(autojump_clock
                     await trio.sleep(1)  # 300 seconds in all: ten server time-outs
                 ahead = max(ahead, FloodHub.produced - number)
         assert taken == list(range(3000))
-        assert hub.state is ConnectionState.CONNECTED
+        assert hub.state is HubConnectionState.CONNECTED
 
 
 async def test_a_hundred_thousand_items_arrive_in_order():
@@ -131,7 +131,7 @@ async def test_handlers_that_never_end_end_the_connection_and_not_the_memory(aut
 
     async with scripted(offer, serve) as dial, HubConnection(URL, dial=dial, buffer_size=20_000) as hub:
         hub.on("Ask", forever)
-        await hub.wait_state(ConnectionState.DISCONNECTED)
+        await hub.wait_state(HubConnectionState.DISCONNECTED)
         assert isinstance(hub.close_error, LimitExceeded)
         assert hub.close_error.name == "buffer_size"
 

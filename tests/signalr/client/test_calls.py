@@ -20,7 +20,7 @@ from engine.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
-from engine.signalr.client.connection import ConnectionState
+from engine.signalr.client.connection import HubConnectionState
 from engine.wire.signalr.negotiate import TransportKind
 from tests.signalr.client.client_peer import URL, connected, hub_dial
 from tests.signalr.hub_peer import hosting
@@ -117,7 +117,7 @@ def _count_anew():
 @pytest.mark.parametrize("options", COMBINATIONS)
 async def test_methods_are_called_and_answer(options):
     async with connected(CallsHub, **options) as hub:
-        assert hub.state is ConnectionState.CONNECTED
+        assert hub.state is HubConnectionState.CONNECTED
         assert hub.transport is TransportKind(options["transports"][0])
         assert hub.connection_id
         assert await hub.invoke("Add", 2, 3) == 5
@@ -128,7 +128,7 @@ async def test_methods_are_called_and_answer(options):
             await hub.invoke("Fail", "oh")
         with pytest.raises(HubError, match="Method does not exist"):
             await hub.invoke("Nobody")
-    assert hub.state is ConnectionState.DISCONNECTED
+    assert hub.state is HubConnectionState.DISCONNECTED
     assert hub.connection_id is None
     with pytest.raises(ConnectionClosed, match="Disconnected"):
         await hub.invoke("Add", 2, 3)
@@ -302,7 +302,7 @@ async def test_cancelling_the_block_closes_the_connection(autojump_clock):
         async with connected(CallsHub) as hub:
             await hub.invoke("Forever")
     assert scope.cancelled_caught
-    assert hub.state is ConnectionState.DISCONNECTED
+    assert hub.state is HubConnectionState.DISCONNECTED
     assert CallsHub.cancelled == 1
 
 

@@ -13,7 +13,7 @@ import trio.testing
 from engine import HubConnection
 from engine.errors import ConnectionClosed, HandshakeRejected, HubError, RemoteProtocolError
 from engine.signalr.client.carriers import OPEN_TIMEOUT
-from engine.signalr.client.connection import ConnectionState
+from engine.signalr.client.connection import HubConnectionState
 from engine.signalr.client.retry import RetryContext, after_delays
 from engine.wire.signalr.negotiate import TransportKind
 from tests.signalr.client.client_peer import OFFER, URL, RawPeer, Script, scripted
@@ -129,7 +129,7 @@ async def test_a_poll_that_leads_nowhere_ends_the_connection_and_not_the_block()
                 await peer.answer(200)
 
     async with scripted(*[serve] * 8) as dial, HubConnection(URL, dial=dial) as hub:
-        await hub.wait_state(ConnectionState.DISCONNECTED)
+        await hub.wait_state(HubConnectionState.DISCONNECTED)
         assert isinstance(hub.close_error, ConnectionClosed)
         assert "redirects to" in hub.close_error.reason
 
@@ -160,7 +160,7 @@ async def test_a_message_without_an_end_is_given_up_at_the_limit(autojump_clock)
         scripted(offer, serve, lockstep=True) as dial,
         HubConnection(URL, dial=dial, max_message_size=50_000) as hub,
     ):
-        await hub.wait_state(ConnectionState.DISCONNECTED)
+        await hub.wait_state(HubConnectionState.DISCONNECTED)
         assert "raise max_message_size of the HubConnection" in str(hub.close_error)
         assert sent <= 70_000
 
@@ -206,7 +206,7 @@ async def test_a_policy_that_fails_gives_up(autojump_clock, caplog):
 
     async with scripted(offer, leaves) as dial, HubConnection(URL, dial=dial, reconnect_policy=policy) as hub:
         await hub.send("Bye")
-        await hub.wait_state(ConnectionState.DISCONNECTED)
+        await hub.wait_state(HubConnectionState.DISCONNECTED)
 
 
 async def test_a_token_that_cannot_be_made_is_an_attempt_that_failed(autojump_clock):
@@ -228,8 +228,8 @@ async def test_a_token_that_cannot_be_made_is_an_attempt_that_failed(autojump_cl
     options: dict[str, Any] = {"access_token": make, "reconnect_policy": policy}
     async with scripted(offer, leaves, offer, leaves) as dial, HubConnection(URL, dial=dial, **options) as hub:
         await hub.send("Bye")
-        await hub.wait_state(ConnectionState.RECONNECTING)
-        await hub.wait_state(ConnectionState.CONNECTED)
+        await hub.wait_state(HubConnectionState.RECONNECTING)
+        await hub.wait_state(HubConnectionState.CONNECTED)
     assert asked == 3
     assert "access_token failed: OSError: the token server is down" in str(reasons[1])
 

@@ -11,7 +11,7 @@ import trio
 
 from engine import HubConnection
 from engine.errors import ConnectionClosed, HubError, RemoteProtocolError
-from engine.signalr.client.connection import ConnectionState
+from engine.signalr.client.connection import HubConnectionState
 from tests.interop.cutting_proxy import CuttingProxy
 from tests.interop.server_process import ROOT
 
@@ -137,6 +137,6 @@ async def test_calls_survive_cuts_of_the_network_over_the_same_connection(start_
                         await trio.sleep(0.2)
                         proxy.cut()
                 assert hub.connection_id == connection_id
-                assert hub.state is ConnectionState.CONNECTED
+                assert hub.state is HubConnectionState.CONNECTED
             assert proxy.cuts >= 4
             nursery.cancel_scope.cancel()

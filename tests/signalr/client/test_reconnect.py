@@ -13,7 +13,7 @@ import trio.testing
 from engine import Hub, HubConnection
 from engine.config import Config
 from engine.errors import ConnectionClosed
-from engine.signalr.client.connection import ConnectionState
+from engine.signalr.client.connection import HubConnectionState
 from engine.signalr.client.retry import RetryContext, after_delays
 from tests.signalr.client.client_peer import URL, RawPeer, cut, hub_dial, scripted
 from tests.signalr.hub_peer import HubHost
@@ -55,13 +55,13 @@ async def test_a_lost_connection_comes_back_with_a_new_id(autojump_clock):
         hub.on_closed(lambda error: log.append(("closed", error)))
         with pytest.raises(ConnectionClosed):
             await hub.invoke("Never")
-        await hub.wait_state(ConnectionState.CONNECTED)
+        await hub.wait_state(HubConnectionState.CONNECTED)
         await hub.send("Again")
         await done.wait()
         assert hub.close_error is None
     assert log == [
-        ("reconnecting", ConnectionClosed, ConnectionState.RECONNECTING),
-        ("reconnected", "I", ConnectionState.CONNECTED),
+        ("reconnecting", ConnectionClosed, HubConnectionState.RECONNECTING),
+        ("reconnected", "I", HubConnectionState.CONNECTED),
         ("closed", None),
     ]
 
@@ -76,11 +76,11 @@ async def test_the_default_policy_tries_at_once_then_after_2_10_and_30_seconds(a
 
         async with HubConnection(URL, dial=watched, automatic_reconnect=True) as hub:
             await hub.send("Bye")
-            await hub.wait_state(ConnectionState.RECONNECTING)
+            await hub.wait_state(HubConnectionState.RECONNECTING)
             with pytest.raises(ConnectionClosed, match="Reconnecting"):
                 await hub.invoke("Never")
             lost = trio.current_time()
-            await hub.wait_state(ConnectionState.DISCONNECTED)
+            await hub.wait_state(HubConnectionState.DISCONNECTED)
             assert "refused" in str(hub.close_error)
     assert [each - lost for each in attempts[2:]] == pytest.approx([0, 2, 12, 42])
 
@@ -94,8 +94,8 @@ async def test_a_policy_of_the_users_decides(autojump_clock):
 
     async with scripted(offer, one_call) as dial, HubConnection(URL, dial=dial, reconnect_policy=policy) as hub:
         await hub.send("Bye")
-        await hub.wait_state(ConnectionState.RECONNECTING)
-        await hub.wait_state(ConnectionState.DISCONNECTED)
+        await hub.wait_state(HubConnectionState.RECONNECTING)
+        await hub.wait_state(HubConnectionState.DISCONNECTED)
     assert [each.previous_retry_count for each in asked] == [0, 1, 2]
     assert [each.elapsed for each in asked] == pytest.approx([0, 5, 10])
     assert "refused" in str(asked[-1].reason)
@@ -114,18 +114,18 @@ async def test_the_server_says_whether_to_come_back(goodbye, comes_back, autojum
         scripted(offer, leave, offer, stay) as dial,
         HubConnection(URL, dial=dial, automatic_reconnect=True) as hub,
     ):
-        states = await hub.wait_state(ConnectionState.RECONNECTING, ConnectionState.DISCONNECTED)
-        assert states is (ConnectionState.RECONNECTING if comes_back else ConnectionState.DISCONNECTED)
+        states = await hub.wait_state(HubConnectionState.RECONNECTING, HubConnectionState.DISCONNECTED)
+        assert states is (HubConnectionState.RECONNECTING if comes_back else HubConnectionState.DISCONNECTED)
 
 
 async def test_leaving_the_block_ends_the_waiting_for_a_reconnection(autojump_clock):
     async with scripted(offer, one_call) as dial:
         async with HubConnection(URL, dial=dial, reconnect_policy=lambda context: 1000.0) as hub:
             await hub.send("Bye")
-            await hub.wait_state(ConnectionState.RECONNECTING)
+            await hub.wait_state(HubConnectionState.RECONNECTING)
             began = trio.current_time()
         assert trio.current_time() - began < 1
-        assert hub.state is ConnectionState.DISCONNECTED
+        assert hub.state is HubConnectionState.DISCONNECTED
 
 
 # -- stateful reconnect -------------------------------------------------------------
@@ -201,8 +201,8 @@ async def test_when_resuming_fails_a_new_connection_is_made(autojump_clock):
         for ticket in list(endpoint._tickets._open.values()):
             endpoint._tickets.close(ticket)
         cut(streams[-1])
-        await hub.wait_state(ConnectionState.RECONNECTING)
-        await hub.wait_state(ConnectionState.CONNECTED)
+        await hub.wait_state(HubConnectionState.RECONNECTING)
+        await hub.wait_state(HubConnectionState.CONNECTED)
         assert hub.connection_id != before
         assert await hub.invoke("Count") == 1
 
@@ -266,7 +266,7 @@ async def test_a_sequence_that_tells_of_lost_messages_ends_the_connection(autoju
         scripted(resumable, first, second) as dial,
         HubConnection(URL, dial=dial, stateful_reconnect=True) as hub,
     ):
-        await hub.wait_state(ConnectionState.DISCONNECTED)
+        await hub.wait_state(HubConnectionState.DISCONNECTED)
         assert "Sequence ID greater than amount of messages" in str(hub.close_error)
 
 
@@ -280,7 +280,7 @@ async def test_a_server_that_drops_every_socket_is_not_asked_for_ever(autojump_c
 
     async with scripted(resumable, first, *[drop] * 50) as dial:
         async with HubConnection(URL, dial=dial, stateful_reconnect=True) as hub:
-            await hub.wait_state(ConnectionState.DISCONNECTED)
+            await hub.wait_state(HubConnectionState.DISCONNECTED)
         await dial(None, None)  # type: ignore[arg-type]  # there is a script left
 
 

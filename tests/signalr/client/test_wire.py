@@ -11,7 +11,7 @@ import trio.testing
 
 from engine import HubConnection
 from engine.errors import ConnectionClosed, HandshakeRejected, HubError, RemoteProtocolError
-from engine.signalr.client.connection import ConnectionState
+from engine.signalr.client.connection import HubConnectionState
 from engine.wire.signalr.negotiate import TransportKind
 from tests.signalr.client.client_peer import OFFER, URL, RawPeer, Script, scripted
 
@@ -104,7 +104,7 @@ async def test_a_negotiation_that_fails_says_why(body, error, text):
         hub = HubConnection(URL, dial=dial)
         with pytest.raises(error, match=text):
             await hub.__aenter__()
-        assert hub.state is ConnectionState.DISCONNECTED
+        assert hub.state is HubConnectionState.DISCONNECTED
 
 
 async def test_a_refused_negotiation_shows_its_status_and_body():
@@ -341,7 +341,7 @@ async def test_pings_are_sent_when_nothing_else_is_and_silence_ends_the_connecti
             hub.on_closed(closed.append)
             with pytest.raises(ConnectionClosed, match="Server timeout elapsed without receiving a message"):
                 await hub.invoke("Never")
-            await hub.wait_state(ConnectionState.DISCONNECTED)
+            await hub.wait_state(HubConnectionState.DISCONNECTED)
             assert "Server timeout" in str(hub.close_error)
         assert "Server timeout" in str(closed[0])
     assert pings == pytest.approx([4, 8])
@@ -392,7 +392,7 @@ async def test_frames_that_no_server_may_send_end_the_connection(frames):
         await trio.sleep_forever()
 
     async with scripted(offer, serve) as dial, HubConnection(URL, dial=dial) as hub:
-        await hub.wait_state(ConnectionState.DISCONNECTED)
+        await hub.wait_state(HubConnectionState.DISCONNECTED)
         assert isinstance(hub.close_error, ConnectionClosed)
         assert hub.close_error.code in (1002, 1007)
 
@@ -424,7 +424,7 @@ async def test_a_message_beyond_the_limit_names_the_argument_to_raise(autojump_c
         await trio.sleep_forever()
 
     async with scripted(offer, serve) as dial, HubConnection(URL, dial=dial, max_message_size=100) as hub:
-        await hub.wait_state(ConnectionState.DISCONNECTED)
+        await hub.wait_state(HubConnectionState.DISCONNECTED)
         assert "raise max_message_size of the HubConnection" in str(hub.close_error)
 
 
