@@ -187,6 +187,7 @@ class HandlerRunner(Holder):
         for handler in found:
             try:
                 results.append(await _run(handler, link.protocol, call))
+                failure = None  # as the official client: a result that comes later counts
             except Exception as error:  # the invocation barrier
                 _log_failure(call, error)
                 failure = error

@@ -276,6 +276,12 @@ async def test_results_of_handlers_follow_the_official_client(caplog):
         assert await hub.invoke("Ask", "Twice", 1) == "error: Client provided multiple results."
         assert await hub.invoke("Ask", "Null", 1) is None
         assert "cannot be sent" in await hub.invoke("Ask", "Object", 1)
+        hub.on("FailsFirst", refuse)
+        hub.on("FailsFirst", lambda value: 3)
+        hub.on("FailsLast", lambda value: 3)
+        hub.on("FailsLast", refuse)
+        assert await hub.invoke("Ask", "FailsFirst", 1) == 3
+        assert await hub.invoke("Ask", "FailsLast", 1) == "error: not today"
         hub.off("Twice")
         assert await hub.invoke("Ask", "Twice", 1) == "error: Client didn't provide a result."
 
