@@ -86,7 +86,8 @@ class HubConnection:
         skip_negotiation: open a WebSocket without asking first; needs `transports=["WebSockets"]`.
         headers: added to every request.
         access_token: a bearer token, or a function (sync or async) that makes one; it is called for each
-            connection, and again when the server answers 401.
+            connection, again when the server answers 401, and before the token expires where the server
+            takes a new one for a connection that is open.
         automatic_reconnect: come again after 0, 2, 10 and 30 seconds when the connection is lost.
         reconnect_policy: another policy, see `engine.signalr.client.retry`; implies automatic_reconnect.
         stateful_reconnect: ask the server to keep the connection over a cut (WebSockets only).
@@ -301,6 +302,7 @@ class HubConnection:
                 self._runner,
                 self._unread,
                 opened.reopen,
+                opened.upkeep,
                 opened.connection_id,
                 self._link_ended,
             )

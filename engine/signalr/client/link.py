@@ -79,6 +79,7 @@ class Link:
     Args:
         carrier: the first socket.
         reopen: opens another one for the same connection id.
+        upkeep: runs as long as the link does.
         on_end: called once, synchronously, when nothing can be sent any more.
 
     Attributes:
@@ -95,6 +96,7 @@ class Link:
         runner: HandlerRunner,
         unread: Unread,
         reopen: Callable[[], Awaitable[Carrier]],
+        upkeep: Callable[[], Awaitable[None]] | None,
         connection_id: str | None,
         on_end: Callable[[], None],
     ) -> None:
@@ -127,7 +129,8 @@ class Link:
         self._stopping = False
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None  # while it runs
-        self._early: list[Callable[[], Awaitable[None]]] = []  # tasks that wait for it
+        # tasks that wait for it
+        self._early: list[Callable[[], Awaitable[None]]] = [] if upkeep is None else [upkeep]
         # owned by the sending task
         self._sending = trio.CancelScope()
         self._last_sent = self._last_heard = trio.current_time()

@@ -35,6 +35,7 @@ class _Answer(msgspec.Struct):
     connectionToken: str | None = None
     availableTransports: tuple[OfferedTransport, ...] = ()
     useStatefulReconnect: bool = False
+    tokenLifetimeSeconds: float | None = None
     url: str | None = None
     accessToken: str | None = None
     error: str | None = None
@@ -60,6 +61,7 @@ class Negotiated:
     token: str | None
     transports: tuple[OfferedTransport, ...]
     stateful_reconnect: bool
+    token_lifetime: float | None  # seconds, where the server takes new tokens meanwhile
 
 
 def negotiate_url(url: str, *, stateful_reconnect: bool) -> str:
@@ -118,6 +120,7 @@ async def negotiate(requests: HubRequests, url: str, *, stateful_reconnect: bool
         answer.connectionToken if answer.negotiateVersion >= 1 else answer.connectionId,
         answer.availableTransports,
         answer.useStatefulReconnect,
+        answer.tokenLifetimeSeconds,
     )
 
 

@@ -189,8 +189,13 @@ class HubRequests:
         await stream.aclose()
         return answer
 
+    @property
+    def makes_tokens(self) -> bool:
+        """There can be another token than the present one."""
+        return callable(self._access_token) and not self._redirected
+
     async def renew_token(self) -> None:
-        """Another socket is about to be opened for the same connection."""
+        """More is about to be asked for the same connection: with a new token, if it is the user's."""
         if not self._redirected:
             await self._fetch_token()
 
@@ -207,7 +212,7 @@ class HubRequests:
 
     async def _renew(self) -> bool:
         """After a 401: another token, if there can be one."""
-        if self._redirected or not callable(self._access_token):
+        if not self.makes_tokens:
             return False
         await self._fetch_token()
         return True

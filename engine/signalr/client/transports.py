@@ -15,6 +15,7 @@ from functools import partial
 from engine.errors import ConnectionClosed, EngineError, HandshakeRejected
 from engine.signalr.client.carriers import Carrier, open_long_polling, open_server_sent_events, open_websocket
 from engine.signalr.client.negotiate import Negotiated, OfferedTransport, connect_url, negotiate
+from engine.signalr.client.refresh import keep_authenticated
 from engine.signalr.client.requests import HubRequests
 from engine.wire.signalr.messages import TransferFormat
 from engine.wire.signalr.negotiate import TransportKind
@@ -49,6 +50,7 @@ class Opened:
     connection_id: str | None
     stateful_reconnect: bool
     reopen: Callable[[], Awaitable[Carrier]]  # another socket for the same connection id
+    upkeep: Callable[[], Awaitable[None]] | None = None  # what has to be done as long as it lives
 
 
 async def open_transport(requests: HubRequests, wanted: Wanted) -> Opened:
@@ -71,8 +73,8 @@ async def open_transport(requests: HubRequests, wanted: Wanted) -> Opened:
         if isinstance(kind, str):
             failures.append(kind)
             continue
-        if used:  # a token is for one attempt
-            await requests.begin()
+        if used:  # a connection token is for one attempt
+            await requests.renew_token()
             answer = await negotiate(requests, answer.url, stateful_reconnect=wanted.stateful_reconnect)
         used = True
         url = connect_url(answer.url, answer.token)
@@ -96,7 +98,10 @@ async def open_transport(requests: HubRequests, wanted: Wanted) -> Opened:
 def _opened(requests: HubRequests, wanted: Wanted, answer: Negotiated, carrier: Carrier, url: str) -> Opened:
     kind = carrier.kind
     stateful = answer.stateful_reconnect and kind is TransportKind.WEB_SOCKETS
-    return Opened(carrier, answer.connection_id, stateful, partial(_reopen, requests, wanted, kind, url))
+    upkeep = None
+    if answer.token_lifetime is not None and answer.token_lifetime > 0 and requests.makes_tokens:
+        upkeep = partial(keep_authenticated, requests, url, answer.token_lifetime)
+    return Opened(carrier, answer.connection_id, stateful, partial(_reopen, requests, wanted, kind, url), upkeep)
 
 
 async def _open(requests: HubRequests, wanted: Wanted, kind: TransportKind, url: str) -> Carrier:

@@ -286,3 +286,34 @@ async def test_cookies_are_few_and_secure_ones_stay_off_plain_connections():
             await HubConnection(URL, dial=dial).__aenter__()
     assert all(len(each.split("; ")) <= 50 for each in seen)
     assert [each.split("; ")[-1] for each in seen[1:]] == ["lb=1", "lb=2", "lb=3", "lb=4"]
+
+
+async def test_after_a_redirection_every_transport_is_tried_there_with_its_token(autojump_clock):
+    seen: list[tuple[str, str]] = []
+
+    def noting(script: Script) -> Script:
+        async def noted(peer: RawPeer) -> None:
+            request = peer.request
+
+            async def note() -> tuple[str, str, dict[str, str], bytes]:
+                method, target, fields, body = await request()
+                seen.append((fields["host"], fields.get("authorization", "")))
+                return method, target, fields, body
+
+            peer.request = note  # type: ignore[method-assign]
+            await script(peer)
+
+        return noted
+
+    async def elsewhere(peer: RawPeer) -> None:
+        await peer.request()
+        await peer.answer(200, json.dumps({"url": "http://other.test/hub", "accessToken": "theirs"}))
+
+    scripts = [elsewhere, offer_all, refusing(503), offer_all, events, posts]
+    async with (
+        scripted(*map(noting, scripts)) as dial,
+        HubConnection(URL, dial=dial, access_token=lambda: "mine") as hub,
+    ):
+        assert hub.transport is TransportKind.SERVER_SENT_EVENTS
+    assert seen[0] == ("hub.test", "Bearer mine")
+    assert set(seen[1:]) == {("other.test", "Bearer theirs")}
