@@ -25,10 +25,11 @@ _LIMIT = 300.0  # seconds of virtual time: any time-out of the client is over by
 
 SEEDS: list[bytes] = [
     b'\x00{"type":1,"invocationId":"s1","target":"a","arguments":[1]}\x1e{"type":3,"invocationId":"1","result":[]}\x1e',
-    b'\x02{"type":2,"invocationId":"2","item":1}\x1e{"type":8,"sequenceId":2}\x1e{"type":9,"sequenceId":1}\x1e',
+    b'\x02{"type":2,"invocationId":"3","item":1}\x1e{"type":8,"sequenceId":2}\x1e{"type":9,"sequenceId":1}\x1e',
     b'\x04{"type":7,"error":"x","allowReconnect":true}\x1e',
-    b'\x06{"type":3,"invocationId":"2"}\x1e{"type":3,"invocationId":"0","error":"no"}\x1e{"type":6}\x1e',
-    b"\x01\x02\x91\x06\x09\x95\x02\x80\xa1\x32\x01\x08\x95\x03\x80\xa1\x31\x03\x05\x05\x93\x07\xc0\xc3",
+    b'\x06{"type":3,"invocationId":"3"}\x1e{"type":3,"invocationId":"1","error":"no"}\x1e{"type":6}\x1e',
+    b'\x00{"type":3,"invocationId":"2","result":"3"}\x1e{"type":2,"invocationId":"3","item":[]}\x1e',
+    b"\x01\x02\x91\x06\x06\x94\x02\x80\xa1\x33\x01\x07\x95\x03\x80\xa1\x32\x03\x05\x04\x93\x07\xc0\xc3",
     b"\x08\x81\x03{}\x1e\x01\x01{\x89\x01p\x80\x01}\x88\x02\x03\xe8",
     b"\x08\x82\x7e\x00\x80" + bytes(128),
     b'\x10{"negotiateVersion":1,"connectionToken":"t","availableTransports":[{"transport":"LongPolling"}]}',
@@ -81,6 +82,7 @@ class _Server:
     async def _stream(self, stream: trio.StapledStream, head: bytes) -> None:
         if self._flags & _EVENTS:
             await stream.send_all(b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\n\r\ndata: {}\x1e\r\n\r\n")
+            await trio.sleep(1)
             await stream.send_all(self._payload)
         else:
             key = next(
@@ -92,6 +94,7 @@ class _Server:
             size = len(self._payload).to_bytes(8, "big")
             kind = b"\x82" if self._flags & _MESSAGEPACK else b"\x81"
             await stream.send_all(b"\x81\x03{}\x1e")
+            await trio.sleep(1)  # the calls come first
             await stream.send_all(self._payload if self._flags & _RAW else kind + b"\x7f" + size + self._payload)
         with trio.move_on_after(5):
             while await stream.receive_some():
@@ -104,7 +107,7 @@ async def _numbers() -> AsyncIterator[int]:
         await trio.sleep(0.1)
 
 
-async def _use(hub: HubConnection, action: Any) -> None:
+async def _use(action: Any) -> None:
     try:
         await action()
     except EngineError:
@@ -153,10 +156,14 @@ async def _live(data: bytes) -> None:
         try:
             with trio.fail_after(_LIMIT):
                 async with hub, trio.open_nursery() as actions:
-                    actions.start_soon(_use, hub, lambda: hub.invoke("Upload", _numbers()))
-                    actions.start_soon(_use, hub, lambda: hub.invoke("Add", 1, 2, result_type=int))
-                    actions.start_soon(_use, hub, iterate)
-                    actions.start_soon(_use, hub, lambda: hub.send("Tell"))
+                    for action in (
+                        lambda: hub.invoke("Upload", _numbers()),  # its stream is 0, and it is 1
+                        lambda: hub.invoke("Add", 1, 2, result_type=int),  # 2
+                        iterate,  # 3
+                        lambda: hub.send("Tell"),
+                    ):
+                        actions.start_soon(_use, action)
+                        await trio.sleep(0.01)
                     await trio.sleep(20)
                     actions.cancel_scope.cancel()
         except EngineError:

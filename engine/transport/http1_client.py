@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 import trio
 
 from engine.config import Config
-from engine.errors import ConfigError, ConnectionClosed, RemoteProtocolError
+from engine.errors import ConfigError, ConnectionClosed, LocalProtocolError, RemoteProtocolError
 from engine.transport.dial import Destination, Proxy, default_tls_context, dial
 from engine.transport.dial import proxy_from_environment as environment_proxy
 from engine.transport.stream import ByteStream
@@ -190,7 +190,10 @@ class _Connection:
     async def request(self, method: str, target: str, headers: Headers, body: bytes | None) -> ResponseReceived:
         """Send a request and wait for the head of its response."""
         fields = [(b"host", self.origin.authority.encode("ascii"))]
-        fields += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        try:
+            fields += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError(f"header fields are ASCII or Latin-1: {error}") from None
         await self.stream.send_all(self.core.send_request(method.encode(), target.encode(), fields, body))
         event = await self.next_event()
         if not isinstance(event, ResponseReceived):

@@ -97,8 +97,14 @@ class HubRequests:
         await self._fetch_token()
 
     def redirect(self, token: str | None) -> None:
-        """The hub is elsewhere, with this token or else the one that we have."""
-        if token is not None:
+        """The hub is elsewhere, with this token or else the one that we have.
+
+        Raises:
+            RemoteProtocolError: no header field can hold it.
+        """
+        if token:
+            if _PRINTABLE.fullmatch(token) is None:
+                raise RemoteProtocolError("the server redirects with an access token that no header field can hold")
             self._redirected = True
             self._token = token
 

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from engine import HubConnection
-from engine.errors import ConnectionClosed, HandshakeRejected, HubError, RemoteProtocolError
+from engine.errors import ConnectionClosed, HandshakeRejected, HubError, LocalProtocolError, RemoteProtocolError
 from engine.signalr.client.carriers import OPEN_TIMEOUT
 from engine.signalr.client.connection import HubConnectionState
 from engine.signalr.client.retry import RetryContext, after_delays
@@ -108,6 +108,24 @@ async def test_a_redirection_to_nowhere_is_the_servers_mistake(target):
         async with scripted(script) as dial:
             with pytest.raises(RemoteProtocolError, match="redirects to"):
                 await HubConnection(URL, dial=dial).__aenter__()
+
+
+@pytest.mark.parametrize("token", ["a b", "\u04e5", "a\r\nX: 1"])
+async def test_a_redirection_with_a_token_that_cannot_be_sent_is_the_servers_mistake(token):
+    async def elsewhere(peer: RawPeer) -> None:
+        await peer.request()
+        await peer.answer(200, json.dumps({"url": URL, "accessToken": token}))
+
+    async with scripted(elsewhere) as dial:
+        with pytest.raises(RemoteProtocolError, match="no header field can hold"):
+            await HubConnection(URL, dial=dial).__aenter__()
+
+
+@pytest.mark.parametrize("options", [{"access_token": "\u04e5"}, {"headers": {"X-Mine": "\u04e5"}}])
+async def test_a_field_that_cannot_be_sent_is_the_users_mistake(options):
+    async with scripted(silent) as dial:
+        with pytest.raises(LocalProtocolError, match="Latin-1"):
+            await HubConnection(URL, dial=dial, **options).__aenter__()
 
 
 async def test_a_poll_that_leads_nowhere_ends_the_connection_and_not_the_block():
