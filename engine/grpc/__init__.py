@@ -19,6 +19,7 @@ from engine.grpc.client import (
 )
 from engine.grpc.context import CallContext
 from engine.grpc.credentials import AuthContext, access_token
+from engine.grpc.deprecation import deprecated
 from engine.grpc.endpoint import GrpcEndpoint
 from engine.grpc.error_details import RichStatus, rich_error, rich_status
 from engine.grpc.interceptors import MethodOptions, ServerInterceptor
@@ -56,6 +57,7 @@ __all__ = [
     "StubBase",
     "UnaryMethod",
     "access_token",
+    "deprecated",
     "rich_error",
     "rich_status",
     "unimplemented",

@@ -42,6 +42,29 @@ PAGE = """
 syntax = "proto2";
 package acme.shared;
 message Page { optional int32 number = 1; extensions 100 to 200; }
+extend Page { optional string note = 100; }
+"""
+
+
+ODD = """
+// A licence.
+
+syntax = "proto3";
+message Ping { string class = 1; optional int32 count = 2; }
+service Service {  // Behind the brace.
+  // Stands by itself.
+
+  // Before.
+  rpc Do(Ping) returns (Ping);  // Behind.
+  rpc do(Ping) returns (stream Ping);
+  rpc DO(Ping) returns (Ping);
+  rpc _method(Ping) returns (Ping);
+  rpc __init__(Ping) returns (Ping);
+  rpc odd_pb2(Ping) returns (Ping);
+  rpc unimplemented(Ping) returns (Ping);
+  rpc Old(Ping) returns (Ping) { option deprecated = true; }
+}
+service Stub { option deprecated = true; rpc X(Ping) returns (Ping); }
 """
 
 
@@ -123,8 +146,56 @@ for method in LibraryBase.__service__.methods:
     ]
 
 
+def test_names_that_mean_something_else_get_out_of_the_way(tmp_path: Path) -> None:
+    (tmp_path / "odd.proto").write_text(ODD)
+    generate([tmp_path / "odd.proto"], tmp_path / "top")
+    code = """
+from top.odd_engine import ServiceBase, ServiceStub, StubBase, StubStub
+from engine.grpc import Channel, ServiceBase as Ours, StubBase as OurStub
+assert ServiceBase.__bases__ == StubBase.__bases__ == (Ours,)
+assert ServiceStub.__bases__ == StubStub.__bases__ == (OurStub,)
+print(*[method.name for method in ServiceBase.__service__.methods])
+stub = ServiceStub(Channel("localhost:1"))
+assert all(hasattr(stub, name) for name in "do DO init_ odd_pb2_".split())
+"""
+    assert run_python(code, tmp_path).split() == (
+        ["do", "do_", "DO", "method_", "init_", "odd_pb2_", "unimplemented", "old"]
+    )
+
+
+def test_comments_are_carried_over(tmp_path: Path) -> None:
+    (tmp_path / "odd.proto").write_text(ODD)
+    generate([tmp_path / "odd.proto"], tmp_path)
+    text = (tmp_path / "odd_engine.py").read_text()
+    assert '    """Behind the brace."""\n' in text
+    assert "\n    # Stands by itself.\n\n    async def do(" in text
+    assert '        """Before.\n\n        Behind.\n        """\n        raise unimplemented("/Service/Do")' in text
+    assert text.count('        """Before.\n') == 2  # at the stub's, too
+
+
+def test_what_is_deprecated_warns_whoever_uses_it(tmp_path: Path) -> None:
+    (tmp_path / "odd.proto").write_text(ODD)
+    generate([tmp_path / "odd.proto"], tmp_path / "top")
+    code = """
+import warnings
+from engine.grpc import Channel
+from top.odd_engine import ServiceStub, StubStub
+channel = Channel("localhost:1")
+with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter("always")
+    ServiceStub(channel).old
+    StubStub(channel)
+print(*[f"{each.category.__name__} in {each.filename}: {each.message}" for each in found], sep="\\n")
+"""
+    assert run_python(code, tmp_path).splitlines() == [
+        "DeprecationWarning in <string>: /Service/Old is deprecated",
+        "DeprecationWarning in <string>: the service Stub is deprecated",
+    ]
+
+
 @pytest.mark.slow
 def test_generated_code_and_handlers_on_it_pass_mypy_strict(library: Path, tmp_path: Path) -> None:
+    (library / "odd.proto").write_text(ODD)
     generate([library], tmp_path / "out" / "top")
     (tmp_path / "out" / "user.py").write_text(
         """
@@ -134,6 +205,17 @@ from engine.grpc import CallContext, Reply, RequestStream
 from top.acme.library.v1.library_engine import LibraryBase, LibraryStub
 from top.acme.library.v1.library_pb2 import Book
 from top.acme.shared_types.page_pb2 import Page
+from top.odd_engine import ServiceBase, ServiceStub
+from top.odd_pb2 import Ping
+
+class Service(ServiceBase):
+    async def do(self, request: Ping, context: CallContext) -> Ping:
+        return Ping(count=request.count)
+
+async def use_odd(stub: ServiceStub) -> None:
+    ping: Ping = await stub.do(Ping())
+    ping = await stub.old(ping)
+    ping = await stub.odd_pb2_(ping)
 
 class Library(LibraryBase):
     async def get_isbn_book(self, request: Book.Key, context: CallContext) -> Book:
@@ -169,9 +251,7 @@ async def use(stub: LibraryStub) -> None:
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "user.py"]
     environment = {"MYPYPATH": str(ROOT), "PATH": ""}
     done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True, check=False, env=environment)
-    # protoc's own stubs have untyped mappings and a slip in extensions; ours must be clean.
-    errors = [line for line in done.stdout.splitlines() if ": error:" in line and "_pb2.pyi" not in line]
-    assert errors == [], done.stdout
+    assert done.returncode == 0, done.stdout
 
 
 def test_absolute_imports_are_those_of_protoc(library: Path, tmp_path: Path) -> None:
@@ -199,11 +279,6 @@ def test_the_plugin_works_under_protoc_and_accepts_editions(library: Path, tmp_p
 
 
 def test_the_plugin_reports_what_it_cannot_do(tmp_path: Path) -> None:
-    (tmp_path / "a.proto").write_text(
-        'syntax = "proto3"; message M {} service S { rpc SayHello(M) returns (M); rpc sayHello(M) returns (M); }'
-    )
-    with pytest.raises(ConfigError, match=r"S\.SayHello and S\.sayHello are both 'say_hello'"):
-        generate([tmp_path / "a.proto"], tmp_path)
     (tmp_path / "a.proto").write_text('syntax = "proto3"; message None {} service S { rpc A(None) returns (None); }')
     with pytest.raises(ConfigError, match=r"'None' of \.None is no Python name"):
         generate([tmp_path / "a.proto"], tmp_path)

@@ -24,6 +24,7 @@ from engine.grpc.service import MethodKind
 _LINE = 120  # the widest line of generated code
 _SERVICE_FIELD = 6  # FileDescriptorProto.service, in the paths of source locations
 _METHOD_FIELD = 2  # ServiceDescriptorProto.method
+_MESSAGE_MODULE = re.compile(r"_pb2(_[0-9]+)?$")
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 _KINDS = {
@@ -76,9 +77,30 @@ def module_path(proto: str, suffix: str) -> str:
 
 
 def snake_case(name: str) -> str:
-    """`SayHello` to `say_hello`, `GetHTTPStatus` to `get_http_status`; keywords get an underscore."""
+    """`SayHello` to `say_hello`, `GetHTTPStatus` to `get_http_status`.
+
+    What means something else in a class gets an underscore: keywords, names of message modules, and names that
+    begin with underscores, which are Python's and ours.
+    """
     snake = _WORD_START.sub("_", name).lower()
-    return f"{snake}_" if keyword.iskeyword(snake) else snake
+    if snake[:1] == "_":
+        return f"{snake.strip('_')}_"
+    return f"{snake}_" if keyword.iskeyword(snake) or _MESSAGE_MODULE.search(snake) else snake
+
+
+def method_names(service: ServiceDescriptorProto) -> list[str]:
+    """The Python names of a service's methods; the later one of two that are alike keeps its own spelling."""
+    taken: set[str] = set()
+    names: list[str] = []
+    for method in service.method:
+        name = snake_case(method.name)
+        if name in taken and method.name.isidentifier() and not keyword.iskeyword(method.name):
+            name = method.name
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 class ModuleWriter:
@@ -106,7 +128,8 @@ class ModuleWriter:
         self._together = frozenset(together)
         self._aliases: dict[str, str] = {}  # .proto file: the name of its module here
         self._used: set[str] = set()  # names of `engine.grpc`
-        self._comments = {tuple(at.path): at.leading_comments for at in file.source_code_info.location}
+        self._comments = {tuple(at.path): at for at in file.source_code_info.location}
+        self._classes = {f"{each.name}{kind}" for each in file.service for kind in ("Base", "Stub")}
 
     def write(self) -> str:
         """The text of the module.
@@ -132,6 +155,7 @@ class ModuleWriter:
 
     def _imports(self) -> list[str]:
         names = sorted(self._used, key=lambda name: (name.islower(), name))
+        names = [name if self._engine(name) == name else f"{name} as {self._engine(name)}" for name in names]
         lines = _wrapped("from engine.grpc import ", names)
         absolute: list[str] = []
         relative: list[str] = []
@@ -147,6 +171,11 @@ class ModuleWriter:
         if absolute:
             lines = [*absolute, "", *lines]
         return [*lines, "", *relative] if relative else lines
+
+    def _engine(self, name: str) -> str:
+        """A name of `engine.grpc` in this module, where a service called Service or Stub may need it."""
+        self._used.add(name)
+        return f"_{name}" if name in self._classes else name
 
     def _is_relative(self, proto: str) -> bool:
         return self._relative and (proto == self._file.name or proto in self._together)
@@ -172,39 +201,29 @@ class ModuleWriter:
     def _service(self, index: int) -> list[str]:
         service = self._file.service[index]
         full_name = f"{self._file.package}.{service.name}" if self._file.package else service.name
-        self._used |= {"ServiceBase", "ServiceSpec"}
-        self._require_distinct_names(service)
-        doc = self._comments.get((_SERVICE_FIELD, index)) or f" Override the methods to serve {full_name}."
-        lines = [f"class {service.name}Base(ServiceBase):", *_docstring(doc, 4), ""]
+        self._used.add("ServiceSpec")
+        if keyword.iskeyword(service.name):
+            raise CannotGenerate(f"{self._file.name}: service {service.name!r} is a Python keyword; rename it")
+        doc = self._doc(index) or f" Override the methods to serve {full_name}."
+        lines = [f"class {service.name}Base({self._engine('ServiceBase')}):", *_docstring(doc, 4), ""]
         lines += [
             "    __service__: ClassVar[ServiceSpec] = ServiceSpec(",
             f'        name="{full_name}",',
             f'        file="{self._file.name}",',
             "        methods=(" + ("" if service.method else "),"),
         ]
-        for method in service.method:
-            lines += self._spec(full_name, method)
+        names = method_names(service)
+        for method, name in zip(service.method, names, strict=True):
+            lines += self._spec(full_name, method, name)
         if service.method:
             lines.append("        ),")
         lines.append("    )")
-        for position, method in enumerate(service.method):
-            comment = self._comments.get((_SERVICE_FIELD, index, _METHOD_FIELD, position), "")
-            lines += ["", *self._handler(full_name, method, comment)]
-        return lines
+        for position, (method, name) in enumerate(zip(service.method, names, strict=True)):
+            lines += ["", *self._detached(index, position)]
+            lines += self._handler(full_name, method, name, self._doc(index, position))
+        return ["", *self._detached(index), *lines] if self._detached(index) else lines
 
-    def _require_distinct_names(self, service: ServiceDescriptorProto) -> None:
-        if keyword.iskeyword(service.name):
-            raise CannotGenerate(f"{self._file.name}: service {service.name!r} is a Python keyword; rename it")
-        seen: dict[str, str] = {}
-        for method in service.method:
-            other = seen.setdefault(snake_case(method.name), method.name)
-            if other != method.name:
-                raise CannotGenerate(
-                    f"{self._file.name}: {service.name}.{other} and {service.name}.{method.name} are both "
-                    f"{snake_case(method.name)!r} in Python; rename one of them"
-                )
-
-    def _spec(self, full_name: str, method: MethodDescriptorProto) -> list[str]:
+    def _spec(self, full_name: str, method: MethodDescriptorProto, name: str) -> list[str]:
         kind = _KINDS[method.client_streaming, method.server_streaming]
         self._used |= {"MethodKind", "MethodSpec"}
         lines = [
@@ -213,13 +232,13 @@ class ModuleWriter:
             f"                kind=MethodKind.{kind.name},",
             f"                request_type={self._message(method.input_type)},",
             f"                response_type={self._message(method.output_type)},",
-            f'                name="{snake_case(method.name)}",',
+            f'                name="{name}",',
         ]
         if method.options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS:
             lines.append("                no_side_effects=True,")
         return [*lines, "            ),"]
 
-    def _handler(self, full_name: str, method: MethodDescriptorProto, comment: str) -> list[str]:
+    def _handler(self, full_name: str, method: MethodDescriptorProto, name: str, comment: str) -> list[str]:
         self._used |= {"CallContext", "unimplemented"}
         request, reply = self._message(method.input_type), self._message(method.output_type)
         if method.client_streaming:
@@ -232,7 +251,6 @@ class ModuleWriter:
             definition, returns = "def", f"StreamingReply[{reply}]"
         else:
             definition, returns = "async def", reply
-        name = snake_case(method.name)
         lines = [f"    {definition} {name}(self, {argument}, context: CallContext) -> {returns}:"]
         if len(lines[0]) > _LINE:
             lines = [
@@ -249,26 +267,41 @@ class ModuleWriter:
     def _stub(self, index: int) -> list[str]:
         service = self._file.service[index]
         full_name = f"{self._file.package}.{service.name}" if self._file.package else service.name
-        self._used |= {"Channel", "StubBase"}
+        self._used.add("Channel")
         lines = [
-            f"class {service.name}Stub(StubBase):",
+            f"class {service.name}Stub({self._engine('StubBase')}):",
             f'    """Calls {full_name} through a channel."""',
             "",
             "    def __init__(self, channel: Channel) -> None:",
             "        super().__init__(channel)",
         ]
+        if service.options.deprecated or self._file.options.deprecated:
+            self._used.add("deprecated")
+            lines.insert(3, f'    @deprecated("the service {full_name} is deprecated")')
         if service.method:
             lines.append(f"        service = {service.name}Base.__service__")
-        for position, method in enumerate(service.method):
-            lines += self._stub_method(method, position)
-            comment = self._comments.get((_SERVICE_FIELD, index, _METHOD_FIELD, position), "")
-            lines += _docstring(comment, 8)
-        return lines
+        properties: list[str] = []
+        for position, (method, name) in enumerate(zip(service.method, method_names(service), strict=True)):
+            doc = _docstring(self._doc(index, position), 8)
+            if method.options.deprecated:
+                # A property, because type checkers and Python warn of functions only.
+                self._used.add("deprecated")
+                lines += self._stub_method(method, position, f"_deprecated_{position}")
+                properties += ["", "    @property", f'    @deprecated("/{full_name}/{method.name} is deprecated")']
+                properties += [f"    def {name}(self) -> {self._stub_type(method)}:", *doc]
+                properties.append(f"        return self._deprecated_{position}")
+            else:
+                lines += [*self._stub_method(method, position, name), *doc]
+        return [*lines, *properties]
 
-    def _stub_method(self, method: MethodDescriptorProto, position: int) -> list[str]:
+    def _stub_type(self, method: MethodDescriptorProto) -> str:
+        kind = _STUB_METHODS[_KINDS[method.client_streaming, method.server_streaming]]
+        return f"{kind}[{self._message(method.input_type)}, {self._message(method.output_type)}]"
+
+    def _stub_method(self, method: MethodDescriptorProto, position: int, name: str) -> list[str]:
         kind = _STUB_METHODS[_KINDS[method.client_streaming, method.server_streaming]]
         self._used.add(kind)
-        target = f"        self.{snake_case(method.name)}"
+        target = f"        self.{name}"
         types = (self._message(method.input_type), self._message(method.output_type))
         value = f"{kind}(*self._method(service, {position}))"
         line = f"{target}: {kind}[{', '.join(types)}] = {value}"
@@ -278,6 +311,24 @@ class ModuleWriter:
         if len(split[0]) <= _LINE:
             return [*split, "        )"]
         return [f"{target}: {kind}[", *(f"            {each}," for each in types), f"        ] = {value}"]
+
+    # -- comments -------------------------------------------------------------
+
+    def _doc(self, index: int, position: int | None = None) -> str:
+        """The comments right before and right behind a service, or a method of it."""
+        path = (_SERVICE_FIELD, index) if position is None else (_SERVICE_FIELD, index, _METHOD_FIELD, position)
+        at = self._comments.get(path)
+        return "\n".join(filter(None, (at.leading_comments, at.trailing_comments))) if at is not None else ""
+
+    def _detached(self, index: int, position: int | None = None) -> list[str]:
+        """The comments that stand by themselves before it, as comments."""
+        path = (_SERVICE_FIELD, index) if position is None else (_SERVICE_FIELD, index, _METHOD_FIELD, position)
+        margin = "" if position is None else "    "
+        lines: list[str] = []
+        for comment in self._comments[path].leading_detached_comments if path in self._comments else ():
+            lines += [f"{margin}# {line}".rstrip() for line in _lines(comment)]
+            lines.append("")
+        return lines
 
 
 def relative_package(importer: str, imported: str) -> str:
@@ -291,10 +342,7 @@ def relative_package(importer: str, imported: str) -> str:
 
 def _docstring(comment: str, indent: int) -> list[str]:
     """A comment of the .proto file as a docstring."""
-    text = comment.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-    lines = [line.removeprefix(" ").rstrip() for line in text.strip("\n").splitlines()]
-    while lines and not lines[-1]:
-        lines.pop()
+    lines = _lines(comment.replace("\\", "\\\\").replace('"""', '\\"\\"\\"'))
     if not lines:
         return []
     margin = " " * indent
@@ -302,6 +350,11 @@ def _docstring(comment: str, indent: int) -> list[str]:
         gap = " " if lines[0].endswith('"') else ""  # four quotes in a row would end the string early
         return [f'{margin}"""{lines[0]}{gap}"""']
     return [f'{margin}"""{lines[0]}', *(f"{margin}{line}" if line else "" for line in lines[1:]), f'{margin}"""']
+
+
+def _lines(comment: str) -> list[str]:
+    """The lines of a comment without the space that follows `//`."""
+    return [line.removeprefix(" ").rstrip() for line in comment.strip().splitlines()]
 
 
 def _wrapped(start: str, names: list[str]) -> list[str]:

@@ -51,7 +51,15 @@ CHECKED_IN: tuple[CheckedIn, ...] = (
 )
 
 _IMPORT = re.compile(r"^(?:from (?P<package>[\w.]+) )?import (?P<module>\w+_pb2)(?P<alias> as \w+)$", re.MULTILINE)
-_BARE_MAPPING = re.compile(r"(?<! as )\b_Mapping\b(?!\[)")
+# What protoc's message stubs lack under `mypy --strict`: the arguments of a mapping (a message field may be given
+# as a dict of its own fields), the type of fields that are keywords, constants of a module that are no class
+# variables, and a name for extensions that nothing imports; that of `Message` is right.
+_STUB_SLIPS = (
+    (re.compile(r"(?<! as )\b_Mapping\b(?!\[)"), "_Mapping[str, object]"),
+    (re.compile(r"\*\*kwargs\)"), "**kwargs: object)"),
+    (re.compile(r"^(\w+): _ClassVar\[int\]$", re.MULTILINE), r"\1: int"),
+    (re.compile(r"^ +Extensions: _python_message\._ExtensionDict\n", re.MULTILINE), ""),
+)
 _DEFAULT_POOL, _OWN_POOL = "_descriptor_pool.Default()", "_descriptor_pool.DescriptorPool()"
 _PUBLIC_IMPORT = re.compile(r"^from (?P<module>[\w.]+_pb2) import (?P<names>.+)$", re.MULTILINE)
 
@@ -108,8 +116,10 @@ def generate(
                 _make_relative(out / module_path(name, suffix), name, names)
     for name in names:
         path = out / module_path(name, "_pb2.pyi")
-        # A message field may be given as a dict of its own fields; protoc leaves the type's arguments out.
-        path.write_text(_BARE_MAPPING.sub("_Mapping[str, object]", path.read_text(encoding="utf-8")), encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        for slip, mended in _STUB_SLIPS:
+            text = slip.sub(mended, text)
+        path.write_text(text, encoding="utf-8")
     if private_pool:
         for name in names:
             path = out / module_path(name, "_pb2.py")
