@@ -44,6 +44,9 @@ EXIT_STATUS = 64  # plus the status: grpcurl's
 @click.option("--tls", is_flag=True, help="Encrypt, and check the server by the system's authorities.")
 @click.option("--tls-ca", metavar="FILE", help="Encrypt, and check the server by these authorities.")
 @click.option("--tls-no-verify", is_flag=True, help="Encrypt, and check nothing.")
+@click.option("--tls-cert", metavar="FILE", help="Our certificate, for servers that ask for one.")
+@click.option("--tls-key", metavar="FILE", help="Its key, if that is not in the same file.")
+@click.option("--authority", metavar="NAME", help="The server's name, instead of TARGET's.")
 @click.option("--compression", type=click.Choice(["gzip", "deflate"]), help="Of requests.")
 @click.option("-v", "--verbose", is_flag=True, help="Show metadata, on standard error.")
 def call(
@@ -57,6 +60,9 @@ def call(
     tls: bool,
     tls_ca: str | None,
     tls_no_verify: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
+    authority: str | None,
     compression: str | None,
     verbose: bool,
 ) -> int:
@@ -65,12 +71,13 @@ def call(
     DATA is JSON; several values one after the other for a method that takes a stream; - reads standard input.
     Instead of METHOD, `list` shows services, `list SERVICE` its methods, and `describe SYMBOL` any definition.
     """
-    encrypted = tls or tls_ca is not None or tls_no_verify
-    settings = ClientTlsConfig(ca_file=tls_ca, verify=not tls_no_verify) if encrypted else None
+    settings = None
+    if tls or tls_no_verify or tls_ca is not None or tls_cert is not None:
+        settings = ClientTlsConfig(ca_file=tls_ca, verify=not tls_no_verify, cert_file=tls_cert, key_file=tls_key)
     options: dict[str, Any] = {"timeout": timeout, "metadata": _metadata(headers), "compression": compression}
 
     async def run() -> None:
-        async with Channel(target, tls=settings) as channel:
+        async with Channel(target, tls=settings, authority=authority) as channel:
             schema: Schema = FileSchema(protos, include) if protos else ReflectionSchema(channel)
             # Reflection is bounded as the call is.
             with trio.fail_after(timeout) if timeout is not None else nullcontext():

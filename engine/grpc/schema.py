@@ -57,7 +57,16 @@ class Schema(ABC):
         Raises:
             ConfigError: there is none.
         """
-        await self.load(symbol)
+        # Some servers (grpcio's) know no methods, only what they are in.
+        for holder in (symbol, symbol.rpartition(".")[0]):
+            if holder:
+                await self.load(holder)
+            found = self._look_up(symbol)
+            if found is not None:
+                return found
+        raise ConfigError("SYMBOL", symbol, f"there is no such name; services are {', '.join(await self.services())}")
+
+    def _look_up(self, symbol: str) -> ServiceDescriptor | MethodDescriptor | Descriptor | EnumDescriptor | None:
         for look_up in (
             self.pool.FindServiceByName,
             self.pool.FindMethodByName,
@@ -65,10 +74,11 @@ class Schema(ABC):
             self.pool.FindEnumTypeByName,
         ):
             try:
-                return look_up(symbol)
+                found: ServiceDescriptor | MethodDescriptor | Descriptor | EnumDescriptor = look_up(symbol)
+                return found
             except KeyError:
                 continue
-        raise ConfigError("SYMBOL", symbol, f"there is no such name; services are {', '.join(await self.services())}")
+        return None
 
     async def method(self, name: str) -> tuple[ClientMethod, type[Any]]:
         """A method, written `pkg.Service/Method` or `pkg.Service.Method`, and the class of its requests.
@@ -177,13 +187,18 @@ class ReflectionSchema(Schema):
 
     async def _ask(self, request: reflection_pb2.ServerReflectionRequest) -> Any:
         """One question; an error response is an answer without content."""
-        try:
-            return await self._ask_version(request)
-        except RpcError as error:
-            if error.code is not StatusCode.UNIMPLEMENTED or self._package == _REFLECTION[-1]:
-                raise
-            self._package = _REFLECTION[-1]
-            return await self._ask_version(request)
+        while True:
+            try:
+                return await self._ask_version(request)
+            except RpcError as error:
+                if error.code is not StatusCode.UNIMPLEMENTED:
+                    raise
+                if self._package == _REFLECTION[-1]:
+                    text = "the server has no reflection service; name the .proto files of its services with --proto"
+                    without = RpcError(error.code, text)
+                    without.causes = error.causes
+                    raise without from error
+                self._package = _REFLECTION[-1]
 
     async def _ask_version(self, request: reflection_pb2.ServerReflectionRequest) -> Any:
         method = self._channel.stream_stream(
@@ -210,8 +225,31 @@ def describe(found: ServiceDescriptor | MethodDescriptor | Descriptor | EnumDesc
     if isinstance(found, MethodDescriptor):
         return _rpc(found)
     if isinstance(found, EnumDescriptor):
-        return _block(f"enum {found.full_name}", [f"{value.name} = {value.number};" for value in found.values])
-    return _block(f"message {found.full_name}", [_field(field) for field in found.fields])
+        return _block(f"enum {found.full_name}", _values(found))
+    return _block(f"message {found.full_name}", _members(found))
+
+
+def _values(enum: EnumDescriptor) -> list[str]:
+    return [f"{value.name} = {value.number};" for value in enum.values]
+
+
+def _members(message: Descriptor) -> list[str]:
+    """The fields of a message, those of a oneof together, and behind them the types that it holds."""
+    lines: list[str] = []
+    told: set[str] = set()
+    for field in message.fields:
+        oneof = field.containing_oneof
+        if oneof is None or _is_optional(field):
+            lines.append(_field(field))
+        elif oneof.name not in told:
+            told.add(oneof.name)
+            lines += _block(f"oneof {oneof.name}", [_field(each) for each in oneof.fields]).splitlines()
+    for nested in message.nested_types:
+        if not nested.GetOptions().map_entry:
+            lines += _block(f"message {nested.name}", _members(nested)).splitlines()
+    for enum in message.enum_types:
+        lines += _block(f"enum {enum.name}", _values(enum)).splitlines()
+    return lines
 
 
 def _block(head: str, lines: Iterable[str]) -> str:
@@ -238,8 +276,22 @@ def _field(field: FieldDescriptor) -> str:
     if message is not None and message.GetOptions().map_entry:
         key, value = message.fields_by_name["key"], message.fields_by_name["value"]
         return f"map<{_type(key)}, {_type(value)}> {field.name} = {field.number};"
-    label = "repeated " if field.is_repeated else ""
+    label = ""
+    if field.is_repeated:
+        label = "repeated "
+    elif field.is_required:
+        label = "required "
+    elif _is_optional(field):
+        label = "optional "
     return f"{label}{_type(field)} {field.name} = {field.number};"
+
+
+def _is_optional(field: FieldDescriptor) -> bool:
+    """Whether a field that is no message can be absent."""
+    oneof = field.containing_oneof
+    if oneof is not None:  # one of its own is how proto3 has its `optional` fields
+        return len(oneof.fields) == 1 and oneof.name == f"_{field.name}"
+    return field.has_presence and field.message_type is None
 
 
 def _type(field: FieldDescriptor) -> str:

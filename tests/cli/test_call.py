@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,30 @@ def test_a_server_with_reflection_needs_no_files(start_engine: Callable[..., Ser
     code, _, err = engine_call(server, "grpc.testing.TestService/UnaryCall", failing)
     assert code == 64 + 9
     assert err.startswith("engine: error: FAILED_PRECONDITION: no\n  attempt 1 at ")
+
+
+def test_messages_are_described_as_they_are_written(tmp_path: Path, engine_server: ServerProcess) -> None:
+    (tmp_path / "odd.proto").write_text(
+        'syntax = "proto3"; package odd; message Odd { optional int32 a = 1; oneof kind { string b = 2; Odd c = 3; }'
+        " map<string, Inner> d = 4; repeated bytes e = 5; message Inner { bool f = 1; } enum G { H = 0; } G i = 6; }"
+    )
+    described = engine_call(engine_server, "describe", "odd.Odd", "--proto", str(tmp_path / "odd.proto"))[1]
+    assert described.split("\n") == [
+        "message odd.Odd {",
+        "  optional int32 a = 1;",
+        "  oneof kind {",
+        "    string b = 2;",
+        "    odd.Odd c = 3;",
+        "  }",
+        "  map<string, odd.Odd.Inner> d = 4;",
+        "  repeated bytes e = 5;",
+        "  odd.Odd.G i = 6;",
+        "  message Inner {",
+        "    bool f = 1;",
+        "  }",
+        "  enum G {",
+        "    H = 0;",
+        "  }",
+        "}",
+        "",
+    ]
