@@ -1,8 +1,8 @@
-"""What the engine serves in the comparison: the same handlers as the peers have."""
+"""What the engine serves in the comparisons: the same handlers as the peers have."""
 
 from __future__ import annotations
 
-from engine import App, Hub, WebSocket
+from engine import App, Hub, WebSocket, broadcast
 from engine.demo.generated.greet_engine import GreeterBase
 from engine.demo.generated.greet_pb2 import HelloReply, HelloRequest
 from engine.grpc import CallContext
@@ -14,6 +14,19 @@ app = App()
 async def echo(ws: WebSocket) -> None:
     async for message in ws:
         await ws.send(message)
+
+
+everyone: set[WebSocket] = set()
+
+
+@app.websocket("/broadcast")
+async def to_everyone(ws: WebSocket) -> None:
+    everyone.add(ws)
+    try:
+        async for message in ws:
+            broadcast(everyone, message)
+    finally:
+        everyone.discard(ws)
 
 
 class Greeter(GreeterBase):

@@ -1,13 +1,17 @@
-"""Runs the load generators, each on the core that the server does not have."""
+"""Runs the load generators, each on the core that the server does not have.
+
+They say how busy their core was (`load_busy`): where that is near 100 %, the figure is the generator's
+and not the server's.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import shutil
 import subprocess
-import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +19,7 @@ from pathlib import Path
 from tests.benchmarks.servers import FOLDER, LOAD_CORE, Running
 
 Figures = dict[str, float]
-"""What one load found, by name: `rate` (a second), `p50_us`, `p99_us`, `load_busy` (share of its core) …"""
+"""What one load found, by name; `tests.benchmarks.report` has the names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +58,38 @@ _PACKAGES = {"h2load": "nghttp2-client", "gcc": "gcc"}
 
 
 @functools.cache
-def _ws_load() -> Path:
-    """The compiled load generator."""
+def ws_load() -> str:
+    """The load generator of `ws_load/`, compiled where that has changed."""
     if shutil.which("gcc") is None:
         raise RuntimeError("gcc is missing; install the system package gcc")
-    folder = Path(tempfile.gettempdir()) / f"engine-benchmarks-{sysconfig.get_platform()}"
+    folder = Path(tempfile.gettempdir()) / f"engine-benchmarks-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    program, source = folder / "ws_load", FOLDER / "ws_load.c"
-    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)], check=True)
-    return program
+    program, sources = folder / "ws_load", sorted((FOLDER / "ws_load").glob("*.[ch]"))
+    if not program.exists() or program.stat().st_mtime < max(source.stat().st_mtime for source in sources):
+        files = [str(source) for source in sources if source.suffix == ".c"]
+        done = subprocess.run(
+            ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(program), *files, "-lssl"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise RuntimeError(f"install the system package libssl-dev:\n{done.stderr}")
+    return str(program)
 
 
-def websocket_load(running: Running, load: Load, seconds: float, mode: str = "echo") -> Figures:
-    """`ws_load.c`: every answer must be a whole one."""
+def websocket_load(running: Running, load: Load, seconds: float, mode: str = "text", pace: float = 0) -> Figures:
+    """`ws_load/main.c`: every answer must be a whole one.
+
+    Args:
+        mode: see there.
+        pace: seconds between two messages of a connection; 0: the next follows the answer.
+    """
     arguments = (
-        mode, running.address, running.server.path, load.connections, load.in_flight, load.size, seconds,
+        mode, running.address, running.server.path,
+        load.connections, load.in_flight, load.size, seconds, round(pace * 1e6) or "sleep",
     )  # fmt: skip
-    found: Figures = json.loads(run_pinned(str(_ws_load()), *map(str, arguments), limit=seconds + 60))
+    began = running.processor_time()
+    found: Figures = json.loads(run_pinned(ws_load(), *map(str, arguments), limit=seconds + 60))
+    found["server_us"] = (running.processor_time() - began) * 1e6 / found["messages"]
     return found
 
 

@@ -9,6 +9,8 @@ _COLUMNS = {  # figure: heading, how it is shown
     "p50_us": ("p50 µs", "{:,.0f}"),
     "p99_us": ("p99 µs", "{:,.0f}"),
     "kib": ("KiB each", "{:,.1f}"),
+    "slowdown": ("slowdown", "{:.2f} ×"),  # of p99, to what it is without the flood
+    "server_us": ("server µs", "{:,.1f}"),  # of its core, for one message
     "load_busy": ("load busy", "{:.0%}"),
 }
 
@@ -37,12 +39,16 @@ def print_targets(suite: Suite, table: Table) -> bool:
     good = True
     for target in suite.targets:
         row = table[str(target.load)]
-        if target.of not in row or target.over not in row:
+        if target.of not in row or (target.over and target.over not in row):
             continue
-        ratio = row[target.of][target.figure] / row[target.over][target.figure]
+        ratio = row[target.of][target.figure]
+        beside = ""
+        if target.over:
+            ratio /= row[target.over][target.figure]
+            beside = f" {target.over}'s"
         holds = target.holds(ratio)
         good = good and holds
         what = _COLUMNS[target.figure][0]
         verdict = "holds" if holds else "is missed"
-        print(f"  {target.load}: {what} of {target.of}, {ratio:.2f} × {target.over}'s: the target {target} {verdict}")
+        print(f"  {target.load}: {what} of {target.of} is {ratio:.2f} ×{beside}; the target {target} {verdict}")
     return good

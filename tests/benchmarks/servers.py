@@ -34,7 +34,8 @@ class Server:
     name: str
     command: tuple[str, ...]
     path: str = "/"  # what a load asks for
-    socket: str = ""  # of a Unix socket, with `{folder}`; else it listens on 127.0.0.1
+    socket: str = ""  # its Unix socket, with `{folder}`; else it listens on 127.0.0.1
+    tls: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -48,8 +49,19 @@ class Running:
     """A server that listens."""
 
     server: Server
-    address: str  # a port on 127.0.0.1, or the path of a Unix socket
+    address: str  # a port on 127.0.0.1, `tls:` and a port, or the path of a Unix socket
     pid: int
+
+    def processor_time(self) -> float:
+        """Seconds that it has used so far, in user and kernel mode."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> float:
+        """Bytes of memory that are its own, and its share of what it shares with others."""
+        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        kib = next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:"))
+        return int(kib) * 1024
 
 
 def engine(name: str = "engine", path: str = "/", *options: str, app: str = "app", port: str = "0") -> Server:
@@ -91,7 +103,8 @@ def running(server: Server) -> Iterator[Running]:
                     alarm.cancel()
                     # Whatever else it prints must not fill the pipe.
                     threading.Thread(target=process.stdout.read, daemon=True).start()
-                    address = server.socket.replace("{folder}", folder) or match[1] or match[2]
+                    port = ("tls:" if server.tls else "") + (match[1] or match[2])
+                    address = server.socket.replace("{folder}", folder) or port
                     yield Running(server, address, process.pid)
                     return
             errors.seek(0)

@@ -20,11 +20,11 @@ Table = dict[str, dict[str, Figures]]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one server's figure has to be, as a ratio to another's in the same run."""
+    """What one server's figure has to be, as a ratio to another's in the same run, or as it is."""
 
     load: Load
     ratio: float
-    over: str  # the server to be compared with
+    over: str = ""  # the server to be compared with
     of: str = "engine"
     figure: str = "rate"
     at_most: bool = False  # the ratio is an upper bound: of latencies, of memory
