@@ -60,7 +60,7 @@ def _with_core(chunks: list[bytes], config: WebSocketConfig) -> tuple[Outcome, W
     found: list[object] = []
     closed = failed = None
     for chunk in chunks:
-        core.receive_data(chunk)
+        found.extend(core.receive_messages(chunk) or ())
         assert len(core._held) < 140, "more is held back than a header or a control frame"
         while (event := core.next_event()) is not None:
             assert closed is None, "an event after the peer's close"

@@ -29,7 +29,7 @@ class BodyMailbox(Mailbox[Piece]):
 
     def add(self, data: bytes, credit: int = 0) -> None:
         """Add bytes and wake the reader; ignored after the end."""
-        items = self._items
+        items = self.items
         if items and not self._ended:  # then nobody is parked
             last = items[-1]
             if len(last.data) + len(data) <= _JOINED:

@@ -18,11 +18,13 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from engine.errors import Http2Code
+from engine.transport.outbox import HIGH_WATER
 
 if TYPE_CHECKING:
     import trio
 
     from engine.config import Config
+    from engine.transport.poller import Poller
     from engine.transport.watchdog import Timer
 
 Fields = Sequence[tuple[bytes, bytes]]
@@ -115,6 +117,8 @@ class Exchange(ABC):
     head: RequestHead
     peer: Peer
     config: Config
+    poller: Poller | None = None
+    """What reads the connection's socket together with others, for `engine.transport.mailbox`; or None."""
 
     # owned by the driver
     scope: trio.CancelScope
@@ -225,6 +229,22 @@ class Exchange(ABC):
     @abstractmethod
     def flush_soon(self) -> None:
         """`flush` before the event loop waits for anything: for a caller that knows it will write more."""
+
+    def write_now(self, data: bytes) -> bool:
+        """`write` and `flush`: a call less for what is called most.
+
+        Returns:
+            False where `queued` is above its high-water mark: time to `drain`.
+        """
+        self.write(data)
+        self.flush()
+        return self.queued <= HIGH_WATER
+
+    def write_soon(self, data: bytes) -> bool:
+        """`write` and `flush_soon`; see `write_now`."""
+        self.write(data)
+        self.flush_soon()
+        return self.queued <= HIGH_WATER
 
     @abstractmethod
     async def drain(self) -> None:

@@ -81,6 +81,7 @@ class Http1Driver:
         self.peer = peer
         self.scheme = "https" if peer.tls else "http"
         self.watchdog = watchdog
+        self.poller = stream.poller
         self._stream = stream
         self._handler = handler
         self.core = Http1Core(config.http1)

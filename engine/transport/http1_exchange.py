@@ -54,6 +54,7 @@ class Http1Exchange(Exchange):
         "_timers",
         "_unread",
         "paused",
+        "poller",
         "trailers",
     )
 
@@ -62,6 +63,7 @@ class Http1Exchange(Exchange):
         self.head = request_head(event, driver.scheme)
         self.peer = driver.peer
         self.config = driver.config
+        self.poller = driver.poller
         self._driver = driver
         self._outbox = driver.outbox
         self._content_length = event.content_length or 0
@@ -308,6 +310,18 @@ class Http1Exchange(Exchange):
         self.min_body_rate = 0
         self._raw = True
         self._driver.switched(trailing)
+
+    def write_now(self, data: bytes) -> bool:
+        if self._raw and not self.response_ended and not self._dead:
+            self.bytes_sent += len(data)
+            return self._outbox.send(data)
+        return super().write_now(data)
+
+    def write_soon(self, data: bytes) -> bool:
+        if self._raw and not self.response_ended and not self._dead:
+            self.bytes_sent += len(data)
+            return self._outbox.send_soon(data)
+        return super().write_soon(data)
 
     @property
     def queued(self) -> int:

@@ -11,10 +11,15 @@ are waiting, and for a single `reschedule` where the reader is parked.
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import outcome
 import trio
+
+from engine.transport.parking import park, parking_message, wake
+
+if TYPE_CHECKING:
+    from engine.transport.poller import Poller
 
 T = TypeVar("T")
 
@@ -22,17 +27,21 @@ T = TypeVar("T")
 class Mailbox(Generic[T]):
     """Items in order, then perhaps an error, then the end."""
 
-    __slots__ = ("_ended", "_error", "_items", "_reader")
+    __slots__ = ("_ended", "_error", "_leading", "_parking", "_poller", "_reader", "items")
 
-    def __init__(self) -> None:
-        self._items: deque[T] = deque()
+    def __init__(self, poller: Poller | None = None) -> None:
+        """`poller`: of the socket that fills it, for the reader to read that by itself while it waits."""
+        self.items: deque[T] = deque()  # that wait, the next one first; whoever receives may take from it
         self._reader: trio.lowlevel.Task | None = None
+        self._parking: Any = None  # made when the reader first waits
+        self._poller = poller
+        self._leading = False  # the reader reads the poller's sockets
         self._ended = False
         self._error: BaseException | None = None
 
     def __len__(self) -> int:
         """Items that wait."""
-        return len(self._items)
+        return len(self.items)
 
     @property
     def ended(self) -> bool:
@@ -48,7 +57,14 @@ class Mailbox(Generic[T]):
         """Add an item and wake the reader; ignored after the end."""
         if self._ended:
             return
-        self._items.append(item)
+        self.items.append(item)
+        self._wake()
+
+    def put_all(self, items: Iterable[T]) -> None:
+        """Add several items and wake the reader once; ignored after the end."""
+        if self._ended:
+            return
+        self.items.extend(items)
         self._wake()
 
     def end(self, error: BaseException | None = None) -> None:
@@ -61,11 +77,11 @@ class Mailbox(Generic[T]):
 
     def clear(self) -> None:
         """Drop what waits."""
-        self._items.clear()
+        self.items.clear()
 
     def get_nowait(self) -> T | None:
         """The next item, or None if none waits."""
-        return self._items.popleft() if self._items else None
+        return self.items.popleft() if self.items else None
 
     async def get(self) -> T | None:
         """The next item; None at the end.
@@ -76,19 +92,28 @@ class Mailbox(Generic[T]):
             BaseException: what `end` was given, once all items are out.
             trio.BusyResourceError: another task is reading.
         """
-        if self._items:
+        if self.items:
             await trio.lowlevel.checkpoint_if_cancelled()
-            return self._items.popleft()
+            return self.items.popleft()
         if not self._ended:
-            if self._reader is not None:
+            if self._reader is not None or self._leading:
                 raise trio.BusyResourceError("another task is already receiving; receive in one task")
-            self._reader = trio.lowlevel.current_task()
-            try:
-                await trio.lowlevel.wait_task_rescheduled(self._abort)
-            finally:
-                self._reader = None
-            if self._items:
-                return self._items.popleft()
+            if self._poller is not None and self._poller.free:
+                self._leading = True
+                try:
+                    await self._poller.lead(self._arrived)
+                finally:
+                    self._leading = False
+            else:
+                if self._parking is None:
+                    self._parking = parking_message(self._abort)
+                self._reader = trio.lowlevel.current_task()
+                try:
+                    await park(self._parking)
+                finally:
+                    self._reader = None
+            if self.items:
+                return self.items.popleft()
         else:
             await trio.lowlevel.checkpoint()
         if self._error is not None:
@@ -98,7 +123,12 @@ class Mailbox(Generic[T]):
     def _wake(self) -> None:
         if self._reader is not None:
             reader, self._reader = self._reader, None
-            trio.lowlevel.reschedule(reader, outcome.Value(None))
+            wake(reader)
+        elif self._leading and self._poller is not None:
+            self._poller.wake()
+
+    def _arrived(self) -> bool:
+        return bool(self.items) or self._ended
 
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._reader = None  # before the task runs again, `put` must not wake it a second time

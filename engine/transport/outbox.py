@@ -16,20 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import outcome
 import trio
 
 from engine.config import ServerConfig
 from engine.errors import ConnectionClosed, LimitExceeded, LimitKind
+from engine.transport.parking import wake
 from engine.transport.stream import ByteStream
 from engine.transport.watchdog import Watchdog
 
 HIGH_WATER = 64 * 1024  # bytes queued before a well-behaved writer waits; asyncio's and Kestrel's
 _STALL_SLICE = 64 * 1024  # the write deadline starts anew for each: 2 KiB/s keep a slow reader alive
-
-
-def _nothing() -> bytes:
-    return b""
 
 
 class Outbox:
@@ -70,7 +66,7 @@ class Outbox:
         *,
         on_failure: Callable[[ConnectionClosed | LimitExceeded], None],
         start_writer: Callable[[], None],
-        source: Callable[[], bytes] = _nothing,
+        source: Callable[[], bytes] | None = None,
     ) -> None:
         # immutable
         self._stream = stream
@@ -79,7 +75,7 @@ class Outbox:
         self._start_writer = start_writer
         self._source = source
         # owned by whoever writes
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | memoryview] = []
         self._size = 0
         self._waiters: list[trio.lowlevel.Task] = []
         self._callbacks: list[Callable[[], None]] = []
@@ -107,12 +103,46 @@ class Outbox:
             self._chunks.append(data)
             self._size += len(data)
 
+    def send(self, data: bytes) -> bool:
+        """`write` and `flush`; without a detour where nothing is in front of it.
+
+        Returns:
+            False where more than the high-water mark is queued.
+        """
+        if self._size or self._writer_busy or self._failure is not None or self._source is not None:
+            self.write(data)
+            self.flush()
+            return self._size <= HIGH_WATER
+        try:
+            sent = self._stream.send_nowait(data)
+        except ConnectionClosed as error:
+            self._fail(error)
+            return True
+        self.bytes_sent += sent
+        if sent == len(data):
+            return True
+        self._keep(data, sent)
+        return self._size <= HIGH_WATER
+
+    def send_soon(self, data: bytes) -> bool:
+        """`write` and `flush_soon`. False where more than the high-water mark is queued."""
+        if self._failure is not None:
+            return True
+        self._chunks.append(data)
+        self._size += len(data)
+        if self._idle is not None or not self._writer_started:
+            self._wake_writer()
+        return self._size <= HIGH_WATER
+
     def flush(self) -> None:
         """Send what the transport takes now; the writer does the rest."""
         if self._writer_busy or self._failure is not None:
             return
+        data: bytes | memoryview
         while True:
             if not self._size:
+                if self._source is None:
+                    return
                 data = self._source()
                 if not data:
                     return
@@ -127,12 +157,16 @@ class Outbox:
                 return
             self.bytes_sent += sent
             if sent != len(data):
-                rest = data[sent:] if sent else data
-                self._chunks.append(rest)
-                self._size = len(rest)
-                self._wake_writer()
+                self._keep(data, sent)
                 return
             self._size = 0
+
+    def _keep(self, data: bytes | memoryview, sent: int) -> None:
+        """Queue what the transport has not taken; nothing else is queued."""
+        rest = memoryview(data)[sent:] if sent else data
+        self._chunks.append(rest)
+        self._size = len(rest)
+        self._wake_writer()
 
     def flush_soon(self) -> None:
         """Send after the tasks that are runnable now, so that their writes join this one."""
@@ -201,7 +235,7 @@ class Outbox:
                 data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
                 chunks.clear()
             else:
-                data = self._source()
+                data = self._source() if self._source is not None else b""
                 if not data:
                     return
                 self._size = len(data)
@@ -224,7 +258,7 @@ class Outbox:
             self._start_writer()
         elif self._idle is not None:
             idle, self._idle = self._idle, None
-            trio.lowlevel.reschedule(idle, outcome.Value(None))
+            wake(idle)
 
     def _abort_idle(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._idle = None
@@ -243,7 +277,7 @@ class Outbox:
     def _wake_waiters(self) -> None:
         waiters, self._waiters = self._waiters, []
         for task in waiters:
-            trio.lowlevel.reschedule(task, outcome.Value(None))
+            wake(task)
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
@@ -262,7 +296,7 @@ class Outbox:
         self._wake_waiters()
         if self._idle is not None:
             idle, self._idle = self._idle, None
-            trio.lowlevel.reschedule(idle, outcome.Value(None))
+            wake(idle)
         if report:
             self._on_failure(error)
 

@@ -9,6 +9,11 @@ ready socket gets one read, whose bytes go to its sink synchronously: so a conne
 one read a round, as everybody else, and Trio runs all other tasks between rounds. What a sink raises
 is raised in the task that pumps its connection, and nowhere else.
 
+A handler that waits for a message may do that by waiting for the epoll itself, in place of the one
+task: it *leads*. So the message that it waits for needs no second task to be woken, which is what a
+request and its reply spend most of their time on. What it reads for others is theirs as ever, and runs
+in the poller's context.
+
 With `busy_poll` the loop asks the epoll again without blocking for so long after a message before it
 goes back to sleep, as SO_BUSY_POLL does in the kernel: the answer to a reply is then picked up without
 a sleep and a wake-up. It costs the CPU of that time, and no other task waits for it: Trio runs
@@ -19,9 +24,11 @@ Linux only: `Poller.available` tells.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from collections.abc import Callable
+from contextvars import copy_context
 from time import perf_counter
 
 import outcome
@@ -68,14 +75,29 @@ class Poller:
 
     Args:
         busy_poll: seconds to go on polling after a message; 0 switches it off.
+
+    Attributes:
+        free: nobody waits for the epoll at this moment: whoever is about to wait for a message may `lead`.
     """
 
     available = hasattr(select, "epoll")
 
     def __init__(self, busy_poll: float = 0.0) -> None:
-        self._epoll = select.epoll()
+        # immutable
         self._busy_poll = busy_poll
+        self._epoll = select.epoll()
+        self._descriptor = self._epoll.fileno()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._context = copy_context()  # rounds run in it, whoever leads; `run` replaces it by its own
+        # owned by whoever reads
         self._pumped: dict[int, _Pumped] = {}
+        self._in_round = False
+        # who waits for the epoll
+        self.free = False
+        self._led = False
+        self._standby: trio.lowlevel.Task | None = None  # of `run`, while somebody leads
+        self._over = False
 
     def __len__(self) -> int:
         """Sockets that are being pumped."""
@@ -86,15 +108,61 @@ class Poller:
 
     async def run(self) -> None:
         """Read what is ready, until cancelled."""
+        self._context = copy_context()
         try:
             while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                if not self._busy_poll:
-                    self._round()
+                if self._led:
+                    self._standby = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._abort_standby)
+                    continue
+                self.free = False
+                await trio.lowlevel.wait_readable(self._descriptor)
+                if self._busy_poll:
+                    if self._round():
+                        await self._spin()
                 elif self._round():
-                    await self._spin()
+                    # Whom this round has woken may answer, wait again, and lead then.
+                    self.free = True
+                    await trio.lowlevel.checkpoint()
         finally:
-            self._epoll.close()
+            self.free = False
+            self._over = True
+            if not self._led:
+                self._close()
+
+    async def lead(self, arrived: Callable[[], bool]) -> None:
+        """Read all sockets in place of `run`, until `arrived` says that what the caller waits for is there.
+
+        Only while `free`. A checkpoint. Whoever makes `arrived` true by other means than a socket calls `wake`.
+        """
+        self.free = False
+        self._led = True
+        try:
+            while not arrived():
+                await trio.lowlevel.wait_readable(self._descriptor)
+                self._context.run(self._round)
+        finally:
+            self._led = False
+            if self._over:
+                self._close()
+            else:
+                self.free = True
+                if self._standby is not None:
+                    standby, self._standby = self._standby, None
+                    trio.lowlevel.reschedule(standby)
+
+    def wake(self) -> None:
+        """Let the leader look whether it has what it waits for."""
+        if not self._in_round:
+            os.eventfd_write(self._bell, 1)
+
+    def _abort_standby(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._standby = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _close(self) -> None:
+        self._epoll.close()
+        os.close(self._bell)
 
     async def _spin(self) -> None:
         """Poll without blocking until nothing has come for `busy_poll` seconds."""
@@ -109,35 +177,47 @@ class Poller:
     def _round(self) -> int:
         """One read for each socket that is ready."""
         ready = self._epoll.poll(0, _EVENTS_A_ROUND)
-        for descriptor, _ in ready:
-            pumped = self._pumped.get(descriptor)
-            if pumped is not None:  # else an earlier sink of this round has ended it
-                self._read(descriptor, pumped)
+        pumped_by = self._pumped
+        self._in_round = True
+        try:
+            for descriptor, _ in ready:
+                pumped = pumped_by.get(descriptor)
+                if pumped is None:  # an earlier sink of this round has ended it, or it is the bell
+                    if descriptor == self._bell:
+                        os.eventfd_read(self._bell)
+                    continue
+                try:
+                    data = pumped.recv(pumped.size)
+                    if len(data) == pumped.size:
+                        self._receive_much(descriptor, pumped, data)
+                    elif not pumped.sink(data) or not data:
+                        self._finish(descriptor, outcome.Value(None))
+                except BlockingIOError:
+                    continue  # another reader, or a spurious wake-up
+                except Exception as error:
+                    # Handed over to the connection's own barrier: raised in the task that pumps.
+                    self._finish(descriptor, outcome.Error(error))
+        finally:
+            self._in_round = False
         return len(ready)
 
-    def _read(self, descriptor: int, pumped: _Pumped) -> None:
-        size = pumped.size
-        try:
-            data = pumped.recv(size)
-            if len(data) < size:
-                if not pumped.sink(data) or not data:
-                    self._finish(descriptor, outcome.Value(None))
-                return
-            began = perf_counter()
-            if not pumped.sink(data):
-                self._finish(descriptor, outcome.Value(None))
-            pumped.size = next_read(size, perf_counter() - began, pumped.largest)
-        except BlockingIOError:
-            return  # another reader, or a spurious wake-up
-        except Exception as error:
-            # Handed over to the connection's own barrier: raised in the task that pumps.
-            self._finish(descriptor, outcome.Error(error))
+    def _receive_much(self, descriptor: int, pumped: _Pumped, data: bytes) -> None:
+        """A full read: there may be more behind it."""
+        began = perf_counter()
+        if not pumped.sink(data):
+            self._finish(descriptor, outcome.Value(None))
+        pumped.size = next_read(len(data), perf_counter() - began, pumped.largest)
 
     def _finish(self, descriptor: int, result: outcome.Outcome[None]) -> None:
-        pumped = self._pumped.pop(descriptor, None)
+        pumped = self._forget(descriptor)
         if pumped is not None:
-            self._epoll.unregister(descriptor)
             trio.lowlevel.reschedule(pumped.task, result)
+
+    def _forget(self, descriptor: int) -> _Pumped | None:
+        pumped = self._pumped.pop(descriptor, None)
+        if pumped is not None and not self._epoll.closed:
+            self._epoll.unregister(descriptor)
+        return pumped
 
     async def pump(self, sock: socket.socket, sink: Callable[[bytes], bool], largest: int) -> None:
         """Hand every read of `sock` to `sink` until it returns False or has had the end.
@@ -154,8 +234,7 @@ class Poller:
         self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            if self._pumped.pop(descriptor, None) is not None:
-                self._epoll.unregister(descriptor)
+            self._forget(descriptor)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)

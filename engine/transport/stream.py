@@ -37,6 +37,7 @@ class ByteStream(ABC):
 
     local_address: str = "memory"
     peer_address: str = "memory"
+    poller: Poller | None = None  # that reads it together with others
 
     @abstractmethod
     async def receive_some(self) -> bytes:
@@ -106,12 +107,12 @@ class SocketByteStream(ByteStream):
     system call where data is there. The socket is owned from here on.
     """
 
-    __slots__ = ("_broken", "_read_size", "_socket", "local_address", "peer_address")
+    __slots__ = ("_broken", "_read_size", "_socket", "local_address", "peer_address", "poller")
 
     def __init__(self, sock: socket.socket, *, read_size: int, poller: Poller | None = None) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self._poller = poller
+        self.poller = poller
         self._read_size = read_size
         self._broken = False
         self.local_address = self.peer_address = "unix"
@@ -136,8 +137,8 @@ class SocketByteStream(ByteStream):
                 raise _lost(error) from None
 
     async def pump(self, sink: Sink, max_bytes: int | None = None) -> None:
-        if self._poller is not None:
-            await self._pump_shared(self._poller, sink, max_bytes or self._read_size)
+        if self.poller is not None:
+            await self._pump_shared(self.poller, sink, max_bytes or self._read_size)
             return
         recv, largest = self._socket.recv, max_bytes or self._read_size
         size = min(largest, FIRST_READ)
@@ -216,8 +217,8 @@ class SocketByteStream(ByteStream):
 
     def _close(self) -> None:
         if self._socket.fileno() >= 0:
-            if self._poller is not None:
-                self._poller.discard(self._socket)
+            if self.poller is not None:
+                self.poller.discard(self._socket)
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 

@@ -241,6 +241,18 @@ class SwitchedExchange(Exchange):
             self.bytes_sent += len(data)
             self._outbox.write(data)
 
+    def write_now(self, data: bytes) -> bool:
+        if not self.response_ended:
+            self.bytes_sent += len(data)
+            return self._outbox.send(data)
+        return True
+
+    def write_soon(self, data: bytes) -> bool:
+        if not self.response_ended:
+            self.bytes_sent += len(data)
+            return self._outbox.send_soon(data)
+        return True
+
     @property
     def queued(self) -> int:
         return self._outbox.queued

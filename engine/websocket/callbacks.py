@@ -165,16 +165,25 @@ class CallbackWebSocket(WebSocket):
     # -- calling back ---------------------------------------------------------
 
     def _receive_data(self, data: bytes) -> None:
-        if self._finished.is_set():
+        if self._over:
             return
-        core = self._core
         self._heard = True
         if data:
-            core.receive_data(data)
+            messages = self._core.receive_messages(data)
+            if messages is not None:
+                self._call(self._hand_over_messages, messages)
+                return
         else:
-            core.receive_eof()
+            self._core.receive_eof()
         self._call(self._hand_over)
         self._flush_control()
+
+    def _hand_over_messages(self, messages: list[str | bytes]) -> None:
+        """What a read brought that held nothing else, as nearly all do."""
+        received = self._received
+        for message in messages:
+            if self._closed is None:
+                received(message)
 
     def _hand_over(self) -> None:
         next_event, received = self._core.next_event, self._received

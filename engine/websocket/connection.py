@@ -23,7 +23,7 @@ from engine.wire.websocket.raw import RawFrameCore
 
 __all__ = ["Closed", "Frame", "WebSocket"]
 
-_YIELD_EVERY = 32  # operations between two checkpoints that let other tasks run; 0.1 µs each
+_YIELD_EVERY = 64  # messages sent and received between two checkpoints that let other tasks run; 0.05 µs each
 
 # What ends an iteration without an error. 1005: no code, as a browser's `close()` without arguments.
 _GOOD_CODES = frozenset((1000, 1001, 1005))
@@ -117,7 +117,16 @@ class WebSocket(Link):
         return self
 
     async def __anext__(self) -> str | bytes:
-        message = await self._mailbox.get()
+        mailbox = self._mailbox
+        if mailbox.items and self._operations % _YIELD_EVERY:
+            # Nothing to wait for. Where the peer floods, and nothing is sent either, others still get their turn.
+            self._operations += 1
+            message: Item | None = mailbox.items.popleft()
+        else:
+            self._operations += 1
+            if mailbox.items:
+                await trio.lowlevel.checkpoint()
+            message = await mailbox.get()
         if message is None:
             self._conclude()
             if self._closed is None or self._closed.code in _GOOD_CODES:
@@ -253,17 +262,14 @@ class WebSocket(Link):
         """
         if self._closed is not None or self._occupied:
             await self._wait_for_turn()
-        self._write(self._core.send_message(message))
+        frame = self._core.send_message(message)
+        # Where messages wait, the handler is about to answer those as well: let that join the write.
+        room = self._write_soon(frame) if self._mailbox.items else self._write_now(frame)
         # `_written`, once more: a call less for what is called most
-        exchange = self._exchange
-        if exchange.queued > HIGH_WATER:
-            await exchange.drain()
+        if not room:
+            await self._exchange.drain()
             self._flush_control()
             return
-        if len(self._mailbox):
-            exchange.flush_soon()  # the handler is about to answer those as well
-        else:
-            exchange.flush()
         self._operations += 1
         if self._operations % _YIELD_EVERY:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -288,11 +294,11 @@ class WebSocket(Link):
         queued = exchange.queued
         if self._occupied or (queued and queued + len(message) > self._config.max_unsent):
             return False
-        self._write(self._core.send_message(message))
-        if len(self._mailbox):
-            exchange.flush_soon()
+        frame = self._core.send_message(message)
+        if self._mailbox.items:
+            self._write_soon(frame)
         else:
-            exchange.flush()
+            self._write_now(frame)
         return True
 
     async def send_stream(self, chunks: AsyncIterable[Data] | Iterable[Data]) -> None:
@@ -364,7 +370,7 @@ class WebSocket(Link):
             await exchange.drain()
             self._flush_control()
             return
-        if len(self._mailbox):
+        if self._mailbox.items:
             exchange.flush_soon()  # the handler is about to answer those as well
         else:
             exchange.flush()

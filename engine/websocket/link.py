@@ -69,14 +69,19 @@ class Link:
         "_finished",
         "_heard",
         "_mailbox",
+        "_max_queue",
+        "_max_queue_size",
         "_on_closed",
         "_on_messages",
+        "_over",
         "_paused",
         "_ping_count",
         "_ping_sent",
         "_timer",
         "_waiting_size",
         "_write",
+        "_write_now",
+        "_write_soon",
         "head",
         "latency",
         "path_params",
@@ -121,14 +126,18 @@ class Link:
         self._config = config or exchange.config.websocket
         self._on_messages = on_messages
         self._on_closed = on_closed
+        self._max_queue = self._config.max_queue
+        self._max_queue_size = self._config.max_queue_size
         self._write: Callable[[bytes], None] = exchange.write
+        self._write_now: Callable[[bytes], bool] = exchange.write_now
+        self._write_soon: Callable[[bytes], bool] = exchange.write_soon
         # owned by the reader
         self._core = (
             RawFrameCore(self._config, masking_key=masking_key)
             if frames
             else WebSocketCore(self._config, agreed, masking_key=masking_key)
         )
-        self._mailbox: Mailbox[Item] = Mailbox()
+        self._mailbox: Mailbox[Item] = Mailbox(exchange.poller)
         self._waiting_size = 0  # of the messages in the mailbox, by len()
         self._paused = False
         self._heard = False  # anything, since the last keep-alive ping
@@ -144,6 +153,7 @@ class Link:
         self._closed: Closed | None = None
         self._ending: Closed | None = None  # what `_closed` becomes once the handler has seen all messages
         self._finished = trio.Event()
+        self._over = False  # the same: asking an event costs a call
 
     @property
     def headers(self) -> Fields:
@@ -214,12 +224,25 @@ class Link:
 
     def _receive_data(self, data: bytes) -> None:
         """The sink: everything the peer sent goes through here, synchronously."""
-        if self._finished.is_set():
+        if self._over:
             return
         core, mailbox = self._core, self._mailbox
         self._heard = True
         if data:
-            core.receive_data(data)
+            messages = core.receive_messages(data)
+            if messages is not None:
+                # A read that held nothing else, as nearly all do.
+                if self._closing:
+                    pass
+                elif self._on_messages is not None:
+                    self._on_messages(messages)
+                else:
+                    for message in messages:
+                        self._waiting_size += len(message)
+                    mailbox.put_all(messages)
+                    if len(mailbox.items) >= self._max_queue or self._waiting_size >= self._max_queue_size:
+                        self._pause()
+                return
         else:
             core.receive_eof()
         if self._on_messages is not None:
@@ -233,12 +256,12 @@ class Link:
             elif not isinstance(event, Ping):
                 self._receive_event(event)
         self._flush_control()
-        config = self._config
-        if (
-            (len(mailbox) >= config.max_queue or self._waiting_size >= config.max_queue_size)
-            and not self._paused
-            and self._closed is None
-        ):
+        if len(mailbox.items) >= self._max_queue or self._waiting_size >= self._max_queue_size:
+            self._pause()
+
+    def _pause(self) -> None:
+        """The handler is behind: read no more, for now."""
+        if not self._paused and self._closed is None:
             self._paused = True
             self._exchange.pause_receiving()
 
@@ -298,9 +321,11 @@ class Link:
     def _consumed(self, message: Item) -> None:
         self._waiting_size -= len(message)
         if self._paused:
-            config = self._config
-            if len(self._mailbox) <= config.max_queue // 2 and self._waiting_size <= config.max_queue_size // 2:
-                self._resume()
+            self._resume_where_room()
+
+    def _resume_where_room(self) -> None:
+        if len(self._mailbox.items) <= self._max_queue // 2 and self._waiting_size <= self._max_queue_size // 2:
+            self._resume()
 
     def _resume(self) -> None:
         if self._paused:
@@ -366,6 +391,7 @@ class Link:
         if self._finished.is_set():
             return
         self._finished.set()
+        self._over = True
         self._after_closing()
         self._timer.clear()
         self._mailbox.end()

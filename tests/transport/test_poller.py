@@ -5,13 +5,17 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 import pytest
 import trio
 import trio.testing
 
 from engine.errors import ConnectionClosed
+from engine.transport.mailbox import Mailbox
 from engine.transport.poller import FIRST_READ, Poller, next_read
+
+whose: ContextVar[str] = ContextVar("whose")
 
 pytestmark = pytest.mark.skipif(not Poller.available, reason="needs epoll: Linux")
 
@@ -139,3 +143,134 @@ def test_dear_bytes_come_in_small_bites_and_bulk_in_large_ones() -> None:
     assert next_read(FIRST_READ, 0.01, 65536) == FIRST_READ
     assert next_read(FIRST_READ, 0.5, 65536) == FIRST_READ // 2
     assert next_read(2048, 0.5, 65536) == 2048
+
+
+async def read_all(box: Mailbox[bytes], got: list[bytes | None]) -> None:
+    while True:
+        got.append(await box.get())
+        if got[-1] is None:
+            return
+
+
+async def test_a_reader_that_waits_again_reads_all_sockets_itself() -> None:
+    async with polling(2) as (poller, near, far), trio.open_nursery() as pumps:
+        box: Mailbox[bytes] = Mailbox(poller)
+        got: list[bytes | None] = []
+        others: list[bytes] = []
+        pumps.start_soon(read_all, box, got)
+        pumps.start_soon(poller.pump, near[0], lambda data: box.put(data) or True, 100)
+        pumps.start_soon(poller.pump, near[1], lambda data: others.append(data) or True, 100)
+        await trio.testing.wait_all_tasks_blocked()
+        while not box._leading:  # which of two tasks runs first is Trio's choice
+            far[0].sendall(b"a")
+            await trio.testing.wait_all_tasks_blocked()
+        got.clear()
+        far[1].sendall(b"for another")
+        await trio.testing.wait_all_tasks_blocked()
+        assert (got, others) == ([], [b"for another"])
+        assert box._leading
+        far[0].sendall(b"b")
+        await trio.testing.wait_all_tasks_blocked()
+        assert got == [b"b"]
+        pumps.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def led() -> AsyncIterator[tuple[Poller, Mailbox[bytes], list[bytes | None], trio.CancelScope, list]]:
+    """A poller whose sockets are read by the reader of a mailbox; the reader's scope, and the far ends."""
+    async with polling(2) as (poller, near, far), trio.open_nursery() as pumps:
+        box: Mailbox[bytes] = Mailbox(poller)
+        got: list[bytes | None] = []
+        scope = trio.CancelScope()
+
+        async def read() -> None:
+            with scope:
+                await read_all(box, got)
+
+        pumps.start_soon(read)
+        pumps.start_soon(poller.pump, near[0], lambda data: box.put(data) or True, 100)
+        await trio.testing.wait_all_tasks_blocked()
+        while not box._leading:
+            far[0].sendall(b"a")
+            await trio.testing.wait_all_tasks_blocked()
+        got.clear()
+        yield poller, box, got, scope, [near[1], far[1]]
+        pumps.cancel_scope.cancel()
+
+
+async def test_a_leader_is_woken_by_what_does_not_come_from_a_socket(led: tuple) -> None:
+    _, box, got, _, _ = led
+    box.put(b"by hand")
+    await trio.testing.wait_all_tasks_blocked()
+    assert got == [b"by hand"]
+    box.end()
+    await trio.testing.wait_all_tasks_blocked()
+    assert got == [b"by hand", None]
+
+
+async def test_the_poller_goes_on_when_its_leader_is_cancelled_or_leaves(led: tuple) -> None:
+    poller, box, got, scope, (near, far) = led
+    scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not box._leading
+    others: list[bytes] = []
+    async with trio.open_nursery() as pumps:
+        pumps.start_soon(poller.pump, near, lambda data: others.append(data) or True, 100)
+        await trio.testing.wait_all_tasks_blocked()
+        far.sendall(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        pumps.cancel_scope.cancel()
+    assert others == [b"x"]
+    assert got == []
+
+
+async def test_a_mailbox_has_one_reader_also_where_that_leads(led: tuple) -> None:
+    _, box, _, _, _ = led
+    with pytest.raises(trio.BusyResourceError):
+        await box.get()
+
+
+async def test_what_a_leader_reads_for_others_runs_in_the_pollers_context(led: tuple) -> None:
+    poller, box, _, _, (near, far) = led
+    seen: list[str] = []
+    whose.set("the test's")
+    async with trio.open_nursery() as pumps:
+        pumps.start_soon(poller.pump, near, lambda _: seen.append(whose.get("the poller's")) or True, 100)
+        await trio.testing.wait_all_tasks_blocked()
+        assert box._leading
+        far.sendall(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        pumps.cancel_scope.cancel()
+    assert seen == ["the poller's"]
+
+
+async def test_a_leader_outlives_the_poller() -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    poller = Poller()
+    box: Mailbox[bytes] = Mailbox(poller)
+    got: list[bytes | None] = []
+    running = trio.CancelScope()
+
+    async def run() -> None:
+        with running:
+            await poller.run()
+
+    async with trio.open_nursery() as pumps:
+        pumps.start_soon(run)
+        pumps.start_soon(poller.pump, near, lambda data: box.put(data) or True, 100)
+        pumps.start_soon(read_all, box, got)
+        await trio.testing.wait_all_tasks_blocked()
+        while not box._leading:
+            far.sendall(b"a")
+            await trio.testing.wait_all_tasks_blocked()
+        running.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        got.clear()
+        far.sendall(b"b")
+        await trio.testing.wait_all_tasks_blocked()
+        assert got == [b"b"]
+        assert not poller.free
+        pumps.cancel_scope.cancel()
+    near.close()
+    far.close()

@@ -188,6 +188,25 @@ class WebSocketCore:
         if self._streaming:
             self._hand_out_part()
 
+    def receive_messages(self, data: bytes) -> list[str | bytes] | None:
+        """`receive_data` in the common case: the messages of a read that holds nothing but whole simple ones.
+
+        None: it held something else, or something waits from before; `next_event` and `data_to_send`
+        have all of it.
+        """
+        if self._held or self._in_message or self._events or self._pongs or self._output or not self._receiving:
+            self.receive_data(data)
+            return None
+        messages: list[str | bytes] = []
+        offset = self._parse_messages(data, 0, self._limit, messages.append)
+        if offset == len(data):
+            return messages
+        self._events.extend(messages)
+        self._receive_frames(data, offset)
+        if self._streaming:
+            self._hand_out_part()
+        return None
+
     def receive_eof(self) -> None:
         """The peer will send nothing more. Without a closing handshake that is a failure, code 1006."""
         if self._receiving:
@@ -244,13 +263,13 @@ class WebSocketCore:
             return self._send_compressed(message, self._deflater)
         if self._masking_key is not None:
             return client_frames.message_frame(message, self._masking_key())
-        if isinstance(message, bytes):
-            return frames.binary_frame(message)
         if isinstance(message, str):
             try:
                 return frames.text_frame(message)
             except UnicodeEncodeError:
                 frames.message_payload(message)  # says so
+        if isinstance(message, bytes):
+            return frames.binary_frame(message)
         return frames.binary_frame(frames.message_payload(message)[1])
 
     def send_fragment(self, data: str | bytes | bytearray | memoryview, *, first: bool) -> bytes:

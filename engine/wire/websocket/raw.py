@@ -37,6 +37,10 @@ class RawFrameCore(WebSocketCore):
             self._held = b""
         self._receive_frames(data, 0)
 
+    def receive_messages(self, data: bytes) -> None:
+        """There are no messages here: `receive_data`."""
+        self.receive_data(data)
+
     def _receive_frames(self, data: bytes, offset: int) -> None:
         end, masked = len(data), self._masking_key is None
         while self._receiving and offset < end:
