@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -33,8 +34,12 @@ def free_port() -> int:
 
 
 async def echo(url: str, **settings: bool) -> None:
-    """Send back what comes until the suite, or the protocol, ends the connection."""
-    async with engine.connect_websocket(url, max_message_size=1 << 24, compression_threshold=0, **settings) as ws:
+    """Send back what comes until the suite, or the protocol, ends the connection.
+
+    The suite takes a ping for the end of a case, and some last longer than the time between two of ours.
+    """
+    limits = {"max_message_size": 1 << 24, "compression_threshold": 0, "ping_interval": math.inf}
+    async with engine.connect_websocket(url, **limits, **settings) as ws:
         try:
             async for message in ws:
                 await ws.send(message)
