@@ -15,6 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from examples.conformance import app
 from tests.interop.server_process import ServerProcess
+from tests.wire.websocket.client_frames import CLOSE, TEXT, close_frame, frame, server_frames
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +149,39 @@ def test_http_2_with_prior_knowledge_serves_the_same(server: ServerProcess) -> N
     assert statuses == {1: "200", 3: "404"}
     assert received == 100_000
     assert client.remote_settings.max_concurrent_streams == 1000
+
+
+UPGRADE = b"GET /echo HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
+KEY = b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+
+def everything(server: ServerProcess, data: bytes, *, end: bool = False) -> bytes:
+    """What the server answers until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(data)
+        if end:
+            client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_what_follows_a_malformed_handshake_is_never_answered(server: ServerProcess) -> None:
+    behind = frame(TEXT, b"hi") + b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    for fields in (b"", KEY + KEY, KEY + b"sec-websocket-protocol: \xff\r\n", b"sec-websocket-key: AAAA\r\n"):
+        answer = everything(server, UPGRADE + fields + b"\r\n" + behind)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_every_close_code_is_echoed_or_refused(server: ServerProcess) -> None:
+    refused = (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)
+    for code in (*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999, *refused):
+        answer = everything(server, UPGRADE + KEY + b"\r\n" + close_frame(code, b"why"))
+        [(opcode, payload)] = server_frames(answer.partition(b"\r\n\r\n")[2])
+        assert opcode == CLOSE
+        assert int.from_bytes(payload[:2], "big") == (1002 if code in refused else code)
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_messages_are_answered_before_the_close_and_then_the_connection_ends(server: ServerProcess, end: bool) -> None:
+    answer = everything(server, UPGRADE + KEY + b"\r\n" + frame(TEXT, b"hi") + close_frame(4000), end=end)
+    assert server_frames(answer.partition(b"\r\n\r\n")[2]) == [(TEXT, b"hi"), (CLOSE, b"\x0f\xa0")]

@@ -71,15 +71,15 @@ def check_upgrade(method: str, http_version: str, fields: Fields) -> Accepted | 
         if http_version != "1.1" or b"websocket" not in _lower_tokens(fields, b"upgrade"):
             return _upgrade_required(http_version, "This is a WebSocket: open it with an Upgrade request.\n")
         if b"upgrade" not in _lower_tokens(fields, b"connection"):
-            return Refusal(400, (), "The Connection field lacks `upgrade`; is there a proxy that removes it?\n")
+            return _malformed("The Connection field lacks `upgrade`; is there a proxy that removes it?")
         if _values(fields, b"transfer-encoding") or _values(fields, b"content-length") - {b"0"}:
-            return Refusal(400, (), "A WebSocket handshake has no body.\n")
+            return _malformed("A WebSocket handshake has no body.")
         if _values(fields, b"sec-websocket-version") != {b"13"}:
             return _upgrade_required(http_version, "Only version 13 of the WebSocket protocol is spoken here.\n")
         accept = accept_token(_key(fields))
         return Accepted(_subprotocols(fields), accept, _extensions(fields))
     except _Malformed as error:
-        return Refusal(400, (), f"{error}\n")
+        return _malformed(str(error))
 
 
 def check_connect(fields: Fields) -> Accepted | Refusal:
@@ -103,6 +103,11 @@ def accept_token(key: bytes) -> bytes:
 def is_token(text: str) -> bool:
     """Whether `text` can be a subprotocol's name."""
     return text.isascii() and _TOKEN.fullmatch(text.encode("ascii")) is not None
+
+
+def _malformed(text: str) -> Refusal:
+    # What comes behind a handshake are frames, if its client did not wait: they must not be read as a request.
+    return Refusal(400, ((b"connection", b"close"),), f"{text}\n")
 
 
 def _upgrade_required(http_version: str, text: str) -> Refusal:

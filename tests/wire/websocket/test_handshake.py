@@ -168,6 +168,15 @@ def test_extensions_that_break_the_grammar_are_400(value: bytes) -> None:
     assert status(upgrade(sec_websocket_extensions=value)) == 400
 
 
+def test_a_malformed_handshake_ends_its_connection_for_frames_may_follow_it() -> None:
+    for answer in (upgrade(connection=b"keep-alive"), upgrade(sec_websocket_key=None), upgrade(connection=b"\xff")):
+        assert isinstance(answer, Refusal)
+        assert (b"connection", b"close") in answer.headers
+    refused = check_connect([(b"sec-websocket-version", b"13"), (b"sec-websocket-protocol", b"\xff")])
+    assert isinstance(refused, Refusal)
+    assert refused.headers == ()  # "MUST NOT" (RFC 9113 section 8.2.2)
+
+
 def test_extended_connect_needs_no_key_and_gets_no_accept() -> None:
     fields = [(b"sec-websocket-version", b"13"), (b"sec-websocket-protocol", b"a, b")]
     assert check_connect(fields) == Accepted(("a", "b"), None, ())
