@@ -1,4 +1,4 @@
-"""Our WebSocket client against the servers of others: websockets, trio-websocket, aiohttp and Node's `ws`.
+"""Our WebSocket client against the servers of others: websockets, trio-websocket, aiohttp, picows and Node's `ws`.
 
 Each echoes on any path; /bye closes with 4000, /refuse answers 401 or another status of its own.
 """
@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -128,6 +129,64 @@ async def aiohttp_server() -> AsyncIterator[int]:
 
 
 @asynccontextmanager
+async def picows_server() -> AsyncIterator[int]:
+    """It speaks frames: what is put together and chosen here is its user's."""
+    picows = pytest.importorskip("picows", reason="install the package picows")
+
+    class Listener(picows.WSListener):
+        def __init__(self, path: bytes) -> None:
+            self.path = path
+
+        def on_ws_connected(self, transport: Any) -> None:
+            if self.path == b"/bye":
+                transport.send(picows.WSMsgType.TEXT, b"the last word")
+                transport.send_close(4000, b"bye")
+
+        def on_ws_frame(self, transport: Any, frame: Any) -> None:
+            if frame.msg_type == picows.WSMsgType.CLOSE:
+                transport.send_close(frame.get_close_code(), frame.get_close_message())
+                transport.disconnect()
+            elif frame.msg_type == picows.WSMsgType.PING:
+                transport.send_pong(frame.get_payload_as_bytes())
+            elif frame.msg_type in (picows.WSMsgType.TEXT, picows.WSMsgType.BINARY):
+                payload = frame.get_payload_as_bytes()
+                half = len(payload) // 2 if self.path == b"/frag" else len(payload)
+                transport.send(frame.msg_type, payload[:half], fin=half == len(payload))
+                if half < len(payload):
+                    transport.send(picows.WSMsgType.CONTINUATION, payload[half:])
+
+    def listener_for(request: Any) -> Any:
+        if request.path == b"/refuse":
+            response = picows.WSUpgradeResponse.create_error_response(HTTPStatus.UNAUTHORIZED, b"secret")
+            return picows.WSUpgradeResponseWithListener(response, None)
+        offered = request.headers.get("Sec-WebSocket-Protocol", "")
+        fields = {"Sec-WebSocket-Protocol": "b"} if "b" in offered else None
+        response = picows.WSUpgradeResponse.create_101_response(extra_headers=fields)
+        return picows.WSUpgradeResponseWithListener(response, Listener(request.path))
+
+    started = threading.Event()
+    found: dict[str, Any] = {}
+
+    async def main() -> None:
+        server = await picows.ws_create_server(
+            listener_for, "127.0.0.1", 0, max_frame_size=1 << 20, enable_auto_ping=False, enable_auto_pong=False
+        )
+        found.update(loop=asyncio.get_running_loop(), stop=asyncio.Event(), port=server.sockets[0].getsockname()[1])
+        started.set()
+        await found["stop"].wait()
+        server.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    await trio.to_thread.run_sync(started.wait)
+    try:
+        yield found["port"]
+    finally:
+        found["loop"].call_soon_threadsafe(found["stop"].set)
+        await trio.to_thread.run_sync(thread.join, abandon_on_cancel=True)  # noqa: ASYNC102  # it ends soon
+
+
+@asynccontextmanager
 async def node_ws_server() -> AsyncIterator[int]:
     program = peers.require("node", "nodejs")
     if not (peers.NODE_FOLDER / "node_modules").is_dir():
@@ -146,7 +205,8 @@ async def node_ws_server() -> AsyncIterator[int]:
             await process.stdout.aclose()
 
 
-SERVERS = [websockets_server, trio_websocket_server, aiohttp_server, node_ws_server]
+SERVERS = [websockets_server, trio_websocket_server, aiohttp_server, picows_server, node_ws_server]
+WITHOUT_COMPRESSION = [trio_websocket_server, picows_server]
 Server = Callable[[], Any]
 
 
@@ -164,7 +224,7 @@ async def test_messages_come_back_in_their_own_type(server: Server, compression:
                     await ws.send(message)
                     assert await ws.receive() == message
                 agreed = b"sec-websocket-extensions" in dict(ws.response_headers)
-                assert agreed is (compression and server is not trio_websocket_server)
+                assert agreed is (compression and server not in WITHOUT_COMPRESSION)
             assert ws.closed is not None
             assert (ws.closed.code, ws.closed.clean) == (1000, True)
 
@@ -197,7 +257,7 @@ async def test_a_refusal_has_status_and_body(server: Server) -> None:
     assert b"secret" in rejected.value.body
 
 
-@pytest.mark.parametrize("server", [websockets_server, node_ws_server])
+@pytest.mark.parametrize("server", [websockets_server, picows_server, node_ws_server])
 async def test_fragments_are_put_together(server: Server) -> None:
     with trio.fail_after(LIMIT):
         async with server() as port, engine.connect_websocket(url(port, "/frag")) as ws:
