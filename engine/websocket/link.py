@@ -179,6 +179,17 @@ class Link:
         self.start_closing(code, reason)
         await self._finished.wait()
 
+    async def wait_closed(self) -> Closed:
+        """Wait for the end, whichever side brings it about: for a handler that waits for something else to send.
+
+        What the peer sends must be received meanwhile, by another task: its close frame is behind it.
+
+        A checkpoint. Cancellation changes nothing.
+        """
+        await self._finished.wait()
+        assert self._closed is not None  # `_finish` comes after that
+        return self._closed
+
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
         """`close` without the waiting; idempotent."""
         self._conclude()

@@ -33,6 +33,7 @@ from engine.wire.websocket.client_handshake import (
 )
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))  # RFC 9110 section 15.4
+_MAX_QUOTED = 100  # characters of a rejection's text that go into the error; all of it is in its `body`
 _CREDENTIALS = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
 
 HeaderPairs = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -112,7 +113,9 @@ def _rejection(answer: Rejected, address: Address, followed: int) -> HandshakeRe
     if answer.status in _REDIRECTS and followed:
         message += f" after {followed} redirects; raise max_redirects, or give the URL that it leads to"
     else:
-        message += "; check the URL, the path and credentials"
+        text = answer.body.decode("utf-8", "replace").partition("\n")[0].strip()[:_MAX_QUOTED]
+        quoted = f" ({text})" if text and text.isprintable() and not text.startswith("<") else ""
+        message += f"{quoted}; check the URL, the path and credentials"
     return HandshakeRejected(answer.status, headers, answer.body, message=message)
 
 

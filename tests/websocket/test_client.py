@@ -119,7 +119,7 @@ async def test_headers_and_credentials_of_the_url_are_sent() -> None:
 async def test_a_path_without_a_websocket_is_a_rejection_with_status_headers_and_body(http2: bool) -> None:
     with trio.fail_after(10):
         async with echo_server() as server:
-            with pytest.raises(HandshakeRejected, match="404") as rejected:
+            with pytest.raises(HandshakeRejected, match=r"/nowhere answered .* 404 \(Not Found\); check") as rejected:
                 async with engine.connect_websocket(url_of(server, "/nowhere"), http2=http2):
                     pass
     assert rejected.value.status == 404

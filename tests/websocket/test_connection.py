@@ -209,6 +209,22 @@ async def test_close_waits_for_the_peers_half(nursery: trio.Nursery) -> None:
     assert exchange.take_sent() == b""
 
 
+@pytest.mark.parametrize("data", [close_frame(4000, b"bye"), b"", frame(3)])
+async def test_a_handler_that_only_sends_can_wait_for_the_end(data: bytes, nursery: trio.Nursery) -> None:
+    ws, exchange = opened()
+    found: list[Closed] = []
+
+    async def wait() -> None:
+        found.append(await ws.wait_closed())
+
+    nursery.start_soon(wait)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not found
+    exchange.deliver(data)
+    await trio.testing.wait_all_tasks_blocked()
+    assert found == [ws.closed]
+
+
 async def test_close_gives_the_peer_close_timeout_seconds(watchdog: Watchdog, autojump_clock: MockClock) -> None:
     ws, exchange = opened(watchdog, close_timeout=5)
     started = trio.current_time()

@@ -54,6 +54,7 @@ def test_it_works_without_the_c_function(monkeypatch: pytest.MonkeyPatch) -> Non
         frame(TEXT, b"a", rsv=4),
         frame(3, b"a"),
         frame(TEXT, b"a", key=None),
+        frame(TEXT, b"a", key=None) + bytes(100),  # as if there were a key in front of more
         frame(TEXT, b"\xff"),
         frame(TEXT, b"a" * 101),  # beyond the limit
         frame(BINARY, b"a" * 65536, length=1 << 62)[:30],
