@@ -58,6 +58,7 @@ Outcome = tuple[list[object], int | None, int | None]
 def _with_core(chunks: list[bytes], config: WebSocketConfig) -> tuple[Outcome, WebSocketCore]:
     core = WebSocketCore(config)
     found: list[object] = []
+    pings: list[bytes] = []
     closed = failed = None
     for chunk in chunks:
         found.extend(core.receive_messages(chunk) or ())
@@ -72,15 +73,30 @@ def _with_core(chunks: list[bytes], config: WebSocketConfig) -> tuple[Outcome, W
                     failed = code
                 case Ping(payload=payload):
                     found.append(("ping", payload))
+                    pings.append(payload)
                 case Pong(payload=payload):
                     found.append(("pong", payload))
                 case _:
                     found.append(event)
-    output = core.data_to_send()
-    if failed is not None:
-        assert core.state is State.FAILED
-        assert failed.to_bytes(2, "big") in output, "the failure was not answered"
+    _check_output(core, core.data_to_send(), pings, closed, failed)
     return (found, closed, failed), core
+
+
+def _check_output(
+    core: WebSocketCore, output: bytes, pings: list[bytes], closed: int | None, failed: int | None
+) -> None:
+    """Each ping is answered, the latest of many at least, and the end by one close frame, the last of all."""
+    sent: list[tuple[int, bytes]] = []
+    while output:
+        sent.append((output[0], output[2 : 2 + output[1]]))
+        output = output[2 + output[1] :]
+    end = closed if failed is None else failed
+    if end is not None:
+        assert core.state is (State.CLOSED if failed is None else State.FAILED)
+        opcode, payload = sent.pop()
+        assert opcode == 0x88, "the end was not answered"
+        assert (int.from_bytes(payload[:2], "big") if payload else 1005) == end, "answered by another code"
+    assert sent == [(0x8A, payload) for payload in pings[-64:]], "pings are not answered by their pongs"
 
 
 def _with_wsproto(data: bytes) -> Outcome:

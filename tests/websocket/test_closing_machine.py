@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.config import WebSocketConfig
 from engine.errors import LocalProtocolError
 from engine.wire.websocket.core import State, WebSocketCore
-from engine.wire.websocket.events import CloseReceived, ConnectionFailed
-from tests.wire.websocket.client_frames import BINARY, CLOSE, PING, TEXT, close_frame, frame, server_frames
+from engine.wire.websocket.events import CloseReceived, ConnectionFailed, Ping
+from tests.wire.websocket.client_frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame, server_frames
 
 CODES = st.sampled_from([1000, 1001, 3000, 4999])
 
@@ -25,6 +25,7 @@ class ClosingHandshake(RuleBasedStateMachine):
         self.on_the_way = b""  # from the client
         self.sent: list[tuple[int, bytes]] = []
         self.ends: list[object] = []  # terminal events
+        self.pings: list[bytes] = []  # that came while nothing was closed by us
         self.client_closed: int | None = None
         self.client_broke = False
         self.we_closed: int | None = None
@@ -35,6 +36,8 @@ class ClosingHandshake(RuleBasedStateMachine):
             assert not self.ends, "an event behind the end"
             if isinstance(event, CloseReceived | ConnectionFailed):
                 self.ends.append(event)
+            elif isinstance(event, Ping) and self.we_closed is None:
+                self.pings.append(event.payload)
         self.sent += server_frames(self.core.data_to_send(hold_answer=self.hold))
 
     # -- the client -----------------------------------------------------------
@@ -99,6 +102,10 @@ class ClosingHandshake(RuleBasedStateMachine):
     def nothing_is_sent_behind_the_close_frame_and_that_once(self) -> None:
         closes = [index for index, (opcode, _) in enumerate(self.sent) if opcode == CLOSE]
         assert closes in ([], [len(self.sent) - 1])
+
+    @invariant()
+    def every_ping_is_answered_in_order(self) -> None:
+        assert [payload for opcode, payload in self.sent if opcode == PONG] == self.pings
 
     @invariant()
     def the_end_comes_once_and_says_how(self) -> None:
