@@ -61,7 +61,7 @@ def _positive(section: str, settings: object, *, zero: tuple[str, ...] = ()) -> 
 class ServerConfig:
     """Listeners, admission and the stop."""
 
-    host: str = "127.0.0.1"  # loopback: nothing is offered to a network that nobody asked for
+    host: str = "127.0.0.1"  # loopback: nothing is offered to a network that nobody asked for; or "unix:/path"
     port: int = 8000
     backlog: int = 2048  # uvicorn's and gunicorn's; the kernel caps it at somaxconn
     max_connections: int = 10_000  # a worker; beyond it connections wait in the backlog

@@ -37,6 +37,7 @@ __all__ = ["Phase", "Server", "run_until_signal", "serve"]
 
 _log = logging.getLogger(__name__)
 
+UNIX = "unix:"  # in front of the path of a Unix socket, where a host could be
 _HARD_STOP = 2.0  # seconds that cancelled handlers have to clean up before their tasks are cancelled
 
 
@@ -79,7 +80,7 @@ class Server:
     """One server: an app on its listeners.
 
     Attributes:
-        addresses: `host:port` of each cleartext listener, the real ports.
+        addresses: `host:port` of each cleartext listener, the real ports; the path of a Unix socket.
         tls_addresses: the same of the TLS port, where it has one of its own.
         protocol_addresses: the same of the app's custom protocols, by the address that the app gave.
         phase: see `Phase`.
@@ -185,28 +186,31 @@ class Server:
             _Listener(sock, serves_tls=tls is not None and tls.port is None)
             for sock in await self._open(stack, settings.host, settings.port, "--port")
         ]
+        # Ports beside a Unix socket have no host of their own to go by.
+        tcp_host = "127.0.0.1" if settings.host.startswith(UNIX) else settings.host
         self.addresses = [each.address for each in listeners]
         if tls is not None and tls.port is not None:
-            encrypted = await self._open(stack, settings.host, tls.port, "--tls-port")
+            encrypted = await self._open(stack, tcp_host, tls.port, "--tls-port")
             listeners += [_Listener(sock, serves_tls=True, tls_required=True) for sock in encrypted]
             self.tls_addresses = [format_address(sock.getsockname()) for sock in encrypted]
         for route in self.app.protocols:
             if route.tls and tls is None:
                 raise ConfigError("tls.cert_file", None, f"the protocol at {route.address} asks for TLS: name one")
-            host, port = route.host or settings.host, route.port
-            if route.unix_path is not None:
-                sockets = [open_unix_listener(route.unix_path, settings.backlog)]
-                stack.callback(sockets[0].close)
-                stack.callback(_remove_socket_file, route.unix_path)
-            else:
-                sockets = await self._open(stack, host, port, "another port in app.protocol")
+            host = route.host or tcp_host if route.unix_path is None else UNIX + route.unix_path
+            sockets = await self._open(stack, host, route.port, "another port in app.protocol")
             added = [_Listener(sock, route.tls, route.tls, route.factory) for sock in sockets]
             listeners += added
             self.protocol_addresses[route.address] = [each.address for each in added]
         return listeners
 
     async def _open(self, stack: contextlib.AsyncExitStack, host: str, port: int, flag: str) -> list[socket.socket]:
-        sockets = await open_listeners(host, port, self.config.server.backlog, flag=flag)
+        backlog = self.config.server.backlog
+        if host.startswith(UNIX):
+            path = host.removeprefix(UNIX)
+            sockets = [open_unix_listener(path, backlog)]
+            stack.callback(_remove_socket_file, path)
+        else:
+            sockets = await open_listeners(host, port, backlog, flag=flag)
         for sock in sockets:
             stack.callback(sock.close)
         return sockets

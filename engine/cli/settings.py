@@ -39,7 +39,7 @@ class Flag:
 
 
 FLAGS = (
-    Flag("--host", "server.host", "Address to listen on."),
+    Flag("--host", "server.host", "Address to listen on, or unix:/path of a socket."),
     Flag("--port", "server.port", "Port to listen on; 0 picks a free one."),
     Flag("--tls-cert", "tls.cert_file", "PEM file of the certificate chain; switches TLS on."),
     Flag("--tls-key", "tls.key_file", "PEM file of its key, if that is not in the same file."),

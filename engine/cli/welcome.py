@@ -16,6 +16,8 @@ _REFLECTION = "/grpc.reflection."
 
 def urls(addresses: Sequence[str], tls_addresses: Sequence[str], *, tls: bool) -> list[str]:
     """The base URLs, cleartext first. TLS without a port of its own shares the cleartext port."""
+    if addresses and addresses[0].startswith("/"):
+        return [f"unix:{addresses[0]}", *(f"https://{each}" for each in tls_addresses)]
     encrypted = tls_addresses or (addresses if tls else ())
     return [f"http://{each}" for each in addresses] + [f"https://{each}" for each in encrypted]
 
@@ -34,6 +36,10 @@ def lines(
     printed += [f"{'and':>{len(f'Serving {target} on')}} {url}" for url in base_urls[1:]]
     base = _reachable(base_urls[0])
     reflects = any(route.path.startswith(_REFLECTION) for route in routes)
+    if base.startswith("unix:"):
+        path = shlex.quote(base.removeprefix("unix:"))
+        printed.append(f"  {'http':<10} curl --unix-socket {path} http://localhost/")
+        routes = ()
     for kind in ("http", "websocket", "grpc", "hub"):
         of_kind = [route for route in routes if route.kind == kind and not route.path.startswith(_REFLECTION)]
         if not of_kind:
