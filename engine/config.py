@@ -154,7 +154,7 @@ class Http2Config:
     min_body_rate: float = 240.0  # as http1.min_body_rate; not for streaming endpoints
     min_body_rate_grace: float = 5.0  # as http1.min_body_rate_grace
     max_control_backlog: int = 64 * KIB  # replies (ACK, RST) that wait to be sent; reading stops at it
-    resets: Bucket = field(default_factory=lambda: Bucket(200, 50))  # CVE-2023-44487, CVE-2025-8671
+    resets: Bucket = field(default_factory=lambda: Bucket(200, 50))  # at least max_concurrent_streams; CVE-2023-44487
     glitches: Bucket = field(default_factory=lambda: Bucket(200, 20))  # legal but useless frames
     settings: Bucket = field(default_factory=lambda: Bucket(20, 1))  # CVE-2019-9515
     pings: Bucket = field(default_factory=lambda: Bucket(50, 10))  # CVE-2019-9512

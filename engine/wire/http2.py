@@ -37,7 +37,7 @@ from engine.errors import Http2Code, LimitExceeded, LimitKind, LocalProtocolErro
 from engine.wire import frame_guard, http2_phases
 from engine.wire.frame_guard import ACK, END_STREAM, PREFACE, SELF_DEPENDENT, FrameGuard
 from engine.wire.hpack_memo import FieldBlock, MemoDecoder
-from engine.wire.http2_budgets import IN_FLIGHT_COST
+from engine.wire.http2_budgets import IN_FLIGHT_COST, PREMATURE_RESET
 from engine.wire.http2_events import (
     ConnectionFailed,
     DataReceived,
@@ -111,6 +111,7 @@ class _Stream(Outgoing):
         "ignoring",
         "inbound",
         "max_outbound_frame_size",
+        "opened",
         "phase",
         "received",
         "to_head_request",
@@ -120,6 +121,7 @@ class _Stream(Outgoing):
         super().__init__(stream_id, outbound)
         self.phase = http2_phases.IDLE
         self.inbound = WindowManager(inbound)
+        self.opened = 0.0  # when
         self.content_length: int | None = None  # of what we receive
         self.received = 0  # bytes of body
         self.announced = False  # the driver got an event for it
@@ -445,7 +447,8 @@ class Http2Core(Http2Sender[_Stream]):
         self._close(stream, Ended.BY_PEER)
         if stream.announced:
             self._events.append(StreamReset(stream_id, code, by_peer=True))
-        if not self._client and not stream.answered:
+        # What was open for a while costs the client time, and us no more than other calls: no rapid reset.
+        if not self._client and not stream.answered and self._now < stream.opened + PREMATURE_RESET:
             self._budgets.reset(self._now)
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes, length: int) -> None:
@@ -516,6 +519,7 @@ class Http2Core(Http2Sender[_Stream]):
 
     def _new_stream(self, stream_id: int) -> _Stream:
         stream = self._streams[stream_id] = _Stream(stream_id, self._config.stream_window, self._outbound_window)
+        stream.opened = self._now
         return stream
 
     def _open_own(self, stream_id: int, fields: Fields) -> _Stream:

@@ -10,6 +10,8 @@ beside the constants here.
 
 from __future__ import annotations
 
+import dataclasses
+
 from engine.config import Bucket, Http2Config
 from engine.errors import LimitExceeded, LimitKind
 
@@ -20,6 +22,7 @@ FREE_LATE_FRAMES = 10
 FREE_WINDOW_UPDATES = 5  # Envoy: 5 + 2 * (streams + max_window_updates * DATA frames sent)
 MAX_EMPTY_DATA_TOTAL = 100  # on a connection; hyper's
 FLOOD_ALLOWANCE = 1024 * 1024  # bytes that may carry nothing, times max_overhead; nginx's
+PREMATURE_RESET = 1.0  # seconds; Envoy's premature_reset_min_stream_lifetime_seconds
 IN_FLIGHT_COST = 1 / 16  # of a glitch: DATA for a stream that we reset may be on its way for a while
 
 
@@ -75,7 +78,9 @@ class Budgets:
 
     def __init__(self, config: Http2Config) -> None:
         self._config = config
-        self._resets = TokenBucket(config.resets)
+        # A client may cancel all of its calls at once.
+        resets = max(config.resets.burst, config.max_concurrent_streams)
+        self._resets = TokenBucket(dataclasses.replace(config.resets, burst=resets))
         self._glitches = TokenBucket(config.glitches)
         self._settings = TokenBucket(config.settings)
         self._pings = TokenBucket(config.pings)
@@ -94,7 +99,7 @@ class Budgets:
         self.pings = 0  # PING frames received
 
     def reset(self, now: float) -> None:
-        """A stream came to nothing: reset by the peer unanswered, or by us for the peer's fault."""
+        """A stream came to nothing: reset by the peer, young and unanswered, or by us for the peer's fault."""
         if not self._resets.spend(now):
             raise flood("http2.resets", self._config.resets.burst, "the number of reset streams")
 

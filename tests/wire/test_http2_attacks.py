@@ -74,6 +74,23 @@ def test_rapid_reset_at_a_bearable_rate_is_not_an_attack():
     assert took == 2000
 
 
+def test_a_client_may_cancel_all_of_its_calls_at_once():
+    core = server(max_concurrent_streams=1000)
+    assert attack(core, (headers(sid) for sid in ODD), limit=1000) == 1000
+    assert attack(core, (reset(sid) for sid in ODD), limit=1000) == 1000
+
+
+def test_resets_of_streams_that_were_open_for_a_while_are_no_rapid_reset():
+    core = server(resets=Bucket(1, 0))
+    for wave in range(10):
+        streams = range(1 + 200 * wave, 201 + 200 * wave, 2)
+        attack(core, map(headers, streams), now=lambda step, wave=wave: float(wave))
+        attack(core, map(reset, streams), now=lambda step, wave=wave: wave + 1.0)
+    assert core.failure is None
+    took = attack(core, (headers(sid) + reset(sid) for sid in ODD[1000:]), now=lambda step: 20.0)
+    assert took == 100  # http2.max_concurrent_streams, were it more than the bucket's
+
+
 def test_resets_of_answered_requests_are_not_counted():
     core = server()
     for sid in range(1, 1001, 2):
