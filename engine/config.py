@@ -140,6 +140,7 @@ class Http2Config:
     connection_window: int = 1 * MIB  # receive credit of a connection, given back on arrival
     max_unread: int = 4 * MIB  # bytes that one connection may have waiting for its handlers
     send_buffer: int = 64 * KIB  # bytes queued on a stream before its writer waits
+    connection_send_buffer: int = 1 * MIB  # shared by the streams whose writers wait: the more, the less for each
     preface_timeout: float = 10.0  # until the preface and the first SETTINGS are complete
     header_block_timeout: float = 10.0  # until END_HEADERS
     settings_ack_timeout: float = 10.0  # RFC 9113 6.5.3: SETTINGS_TIMEOUT

@@ -33,6 +33,8 @@ __all__ = ["CallContext"]
 
 _SENDS_BETWEEN_CHECKPOINTS = 32  # a checkpoint costs what two small messages cost
 
+_SMALL_QUEUE = 1024  # bytes of a stream's queue that nobody needs to look at more closely
+
 _LARGE_REPLY = 64 * 1024  # bytes; smaller ones are queued whole and the handler's task ends
 
 _ON_CANCELLED = {
@@ -213,7 +215,8 @@ class CallContext:
             self._codec.write_head(exchange)
         self._codec.write_message(exchange, payload)
         self._sent += 1
-        if exchange.queued > exchange.config.http2.send_buffer // 2:
+        queued = exchange.queued
+        if queued > _SMALL_QUEUE and queued > exchange.high_water // 2:
             await exchange.drain()
         elif self._requests is not None and not self._requests.has_message:
             exchange.flush()  # the client may be waiting for this before it goes on

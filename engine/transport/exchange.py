@@ -221,6 +221,11 @@ class Exchange(ABC):
     def queued(self) -> int:
         """Bytes that were written and that the peer's window or socket has not taken."""
 
+    @property
+    def high_water(self) -> int:
+        """Bytes in `queued` above which `drain` waits, now."""
+        return self.config.http2.send_buffer
+
     @abstractmethod
     def flush(self) -> None:
         """Put what is queued on the wire as far as it goes now, or soon where more is likely to

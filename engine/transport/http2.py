@@ -415,6 +415,16 @@ class Http2Driver:
                 self.forget_finished()
         return data
 
+    @property
+    def high_water(self) -> int:
+        """Bytes that a stream may have queued before its writer waits.
+
+        A client that does not read must not cost a full buffer for each of a thousand streams. A stream whose
+        window is open soon has nothing queued, so one that stands still never stops another.
+        """
+        settings = self.config.http2
+        return min(settings.send_buffer, settings.connection_send_buffer // (len(self.waiting) + 1))
+
     def flush(self) -> None:
         """Now where one handler runs, at the end of the tick where others may join the write.
 

@@ -237,7 +237,11 @@ class Http2Exchange(Exchange):
     @property
     def below_high_water(self) -> bool:
         """A writer need not wait."""
-        return self.queued <= self.config.http2.send_buffer
+        return self.queued <= self.high_water
+
+    @property
+    def high_water(self) -> int:
+        return self._driver.high_water
 
     # -- receiving ------------------------------------------------------------
 
@@ -339,10 +343,10 @@ class Http2Exchange(Exchange):
 
     async def drain(self) -> None:
         self._driver.flush()
-        while self.queued > self.config.http2.send_buffer:
+        while self.queued > self.high_water:
             # What the writer has not been given yet may fit the window: that is no reason to wait.
             self._driver.outbox.flush()
-            if self.queued <= self.config.http2.send_buffer:
+            if self.queued <= self.high_water:
                 break
             self.watch_stall()
             await self._wait()

@@ -313,6 +313,28 @@ async def test_a_response_waits_for_the_peers_window_and_goes_on_with_it(autojum
         assert len(await body_of(connection, 1)) == 1_000_000
 
 
+async def test_many_streams_that_stand_still_share_what_a_connection_may_queue(autojump_clock: MockClock) -> None:
+    async def endless(exchange: Exchange) -> None:
+        exchange.write_head(200)
+        while exchange.head.path == "/" or exchange.bytes_sent < 1_000_000:
+            await exchange.send(bytes(100))
+        await exchange.send(b"", end=True)
+
+    limit = 128 * 1024
+    shut = PREFACE + settings((4, 0)) + settings(ack=True)
+    async with connected(endless, greet=shut, http2__connection_send_buffer=limit) as connection:
+        await connection.send(*[headers(stream_id) for stream_id in range(1, 199, 2)])
+        await trio.testing.wait_all_tasks_blocked()
+        queued = [connection.driver.core.queued(stream_id) for stream_id in range(1, 199, 2)]
+        assert 0 < max(queued) <= 64 * 1024 + 100  # http2.send_buffer: for the first of them
+        assert sum(queued) < 6 * limit  # limit * (1 + 1/2 + ... + 1/99): later ones may queue less; 50 times it without
+        # One whose client reads is not stopped by them.
+        await connection.send(
+            headers(199, [*GET[:2], (b":path", b"/finite"), GET[3]]), window(0, 2**30), window(199, 2**30)
+        )
+        assert len(await body_of(connection, 199)) == 1_000_000
+
+
 async def test_several_tasks_may_wait_for_one_streams_window(autojump_clock: MockClock) -> None:
     async def much(exchange: Exchange) -> None:
         exchange.write_head(200)
