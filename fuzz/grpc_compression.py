@@ -1,6 +1,6 @@
 """Inflation: a peer's bytes never raise and never cost more than the limit, and what we deflate comes back.
 
-The first byte of an input chooses the encoding, the rest is the compressed message.
+The first byte of an input chooses the encoding and the message's flag, the rest is the compressed message.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_SIZE = 20_000
 _SLACK = 200_000  # bytes: zlib's window and its output buffer, which grows by doubling
 
 SEEDS: list[bytes] = [
-    bytes([index % 2]) + deflate(("gzip", "deflate")[index % 2], message)
+    bytes([index % 6]) + deflate(("gzip", "deflate")[index % 2], message)
     for index, message in enumerate(
         (b"", b"", b"hello", b"hello", bytes(MAX_SIZE), bytes(MAX_SIZE), bytes(MAX_SIZE + 1), bytes(10_000_000))
     )
@@ -38,12 +38,14 @@ def run(data: bytes) -> None:
         assert len(message) <= MAX_SIZE
     assert inflate(encoding, deflate(encoding, body), len(body)) == body
 
+    flag = data[0] // 2 if data else 1  # 0 to 127; 1 is the only other one that means something
     parser = MessageParser(MAX_SIZE, encoding)
-    parser.receive_data(b"\1" + len(body).to_bytes(4, "big") + body)
+    parser.receive_data(bytes([flag]) + len(body).to_bytes(4, "big") + body)
     taken = parser.next_message()
-    if len(body) > MAX_SIZE or isinstance(message, RpcError):
+    if flag > 1 or len(body) > MAX_SIZE or (flag and isinstance(message, RpcError)):
         assert taken is None
         assert parser.failure is not None
+        assert flag <= 1 or parser.failure.code is StatusCode.INTERNAL
     else:
-        assert taken == message
-        assert parser.compressed
+        assert taken == (message if flag else body)
+        assert parser.compressed is bool(flag)
