@@ -5,6 +5,7 @@ An input is a field: the name up to the first colon, the value after it.
 
 from __future__ import annotations
 
+import base64
 import re
 
 from engine.errors import LocalProtocolError, RpcError, StatusCode
@@ -26,6 +27,7 @@ SEEDS: list[bytes] = [
     b" : \x00 ",
 ]
 
+_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _LEGAL_VALUE = re.compile(rb"(?:[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)?")
 
 
@@ -38,8 +40,24 @@ def run(data: bytes) -> None:
     assert isinstance(status.decode_status(value), StatusCode)
 
 
+def _binary_values(value: bytes) -> list[bytes] | None:
+    """RFC 4648 section 4, padded or not, several between commas."""
+    values: list[bytes] = []
+    for piece in value.split(b","):
+        text = piece.strip(b" \t")
+        padded = text + b"=" * (-len(text) % 4) if b"=" not in text else text
+        if not _BASE64.fullmatch(padded):
+            return None
+        values.append(base64.b64decode(padded))
+    return values
+
+
 def _check_metadata(name: bytes, value: bytes) -> None:
     decoded = metadata.decode([(name, value), (name, value)])
+    if name.endswith(b"-bin") and name[:1] != b":":
+        expected = _binary_values(value)
+        assert isinstance(decoded, RpcError) is (expected is None), f"{value!r} is judged wrong"
+        assert expected is None or [each for _, each in decoded] == expected * 2
     if isinstance(decoded, RpcError):
         assert name.endswith(b"-bin")
         assert decoded.code is StatusCode.INTERNAL
@@ -49,8 +67,9 @@ def _check_metadata(name: bytes, value: bytes) -> None:
         encoded = metadata.encode(decoded)
     except LocalProtocolError:
         return  # legal to receive, not to send
-    for _, wire_value in encoded:
+    for wire_name, wire_value in encoded:
         assert _LEGAL_VALUE.fullmatch(wire_value), wire_value
+        assert not wire_name.endswith(b"-bin") or b"=" not in wire_value, "padding is not sent"
     assert metadata.size(encoded) >= 32 * len(encoded)
     assert metadata.decode(encoded) == decoded, "metadata did not survive its own encoding"
 

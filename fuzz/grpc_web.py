@@ -21,6 +21,7 @@ SEEDS: list[bytes] = [
     b"\x03" + b"AQAAAAA=",
     b"\x04" + b"AAAAAAE",
     b"\x05" + b"AAAAAAFh!!!!AAAA",
+    b"\x09" + b"AAAAAAA=AAAA====AAAA",
     b"\x06" + b"\0\0\0\0\5hello\0\0\0\0\0",
     b"\x07" + b"application/grpc-web-text+proto; charset=utf-8",
     b"\x08" + b"\0\0\0\7\xd0" + b"x" * 2000 + b"\0\0\0\7\xd1",

@@ -125,6 +125,8 @@ def decode_text(text: bytes) -> tuple[bytes, bool]:
 
 
 def _decode(text: bytes) -> bytes | None:
+    if text[-3:] == b"===":
+        return None  # binascii takes "AAAA====", also in its strict mode
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error:

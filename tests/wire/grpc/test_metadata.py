@@ -48,7 +48,9 @@ def test_binary_values_are_split_at_commas_and_decoded_padded_or_not(value: byte
     assert decoded((b"x-bin", value)) == [("x-bin", item) for item in values]
 
 
-@pytest.mark.parametrize("value", [b"A", b"AQI==", b"A=QI", b"AQ I", b"-_-_", b"AQI,%", b"=", b"\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "value", [b"A", b"AQI==", b"A=QI", b"AQ I", b"-_-_", b"AQI,%", b"=", b"AQIw=", b"AQIw====", b"\xff" * 4]
+)
 def test_broken_base64_is_internal(value: bytes) -> None:
     result = decode([(b"x-bin", value)])
     assert isinstance(result, RpcError)

@@ -89,7 +89,7 @@ def test_messages_are_the_same_at_every_pair_of_cuts_and_in_every_way_to_pad() -
             assert parser.ended
 
 
-@pytest.mark.parametrize("body", [b"AAAAAAE", b"AAAAAAFh!!!!", b"A"])
+@pytest.mark.parametrize("body", [b"AAAAAAE", b"AAAAAAFh!!!!", b"AAAAAAFh====", b"A"])
 def test_text_that_is_broken_or_cut_is_internal_after_what_came_before(body: bytes) -> None:
     parser = TextParser(1000)
     parser.receive_data(base64.b64encode(framed(b"abcd")) + body)
