@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from engine.errors import ConfigError, ConnectionClosed, RpcError, StatusCode, answer_for
-from engine.grpc.codec import GRPC, Codec, too_late
+from engine.grpc.codec import GRPC, Codec
 from engine.grpc.context import CallContext
 from engine.grpc.protocols import choose, codec_of
 from engine.grpc.requests import RequestStream, decode_message, read_single, read_single_nowait
@@ -155,7 +155,8 @@ class GrpcEndpoint:
                 exchange.scope.deadline = min(exchange.scope.deadline, trio.current_time() + method.timeout)
             deadline = exchange.scope.deadline
             if deadline != math.inf and deadline <= trio.current_time():
-                raise too_late()  # a nanosecond passes before the handler's first checkpoint
+                message = "the deadline had expired when the call arrived"  # before the handler's first checkpoint
+                raise RpcError(StatusCode.DEADLINE_EXCEEDED, message)
             if method.request_streaming:
                 await self._streamed_request(exchange, method, context, parser)
             else:
