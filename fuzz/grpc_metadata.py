@@ -22,12 +22,14 @@ SEEDS: list[bytes] = [
     b"x-id-bin:%%%",
     b"x-latin: \xe9\xff\t ",
     b"grpc-message:%E2%98%BA %zz %f",
+    b"grpc-message:%2541%25zz",
     b"grpc-message:" + "☺".encode() * 30,
     b"grpc-status:7",
     b" : \x00 ",
 ]
 
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_MESSAGE = re.compile(rb"(?:[^%]|%[0-9A-F]{2})*", re.DOTALL)
 _LEGAL_VALUE = re.compile(rb"(?:[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)?")
 
 
@@ -78,6 +80,7 @@ def _check_message(value: bytes) -> None:
     text = status.decode_message(value)
     whole = status.encode_message(text, 1 << 20)
     assert _LEGAL_VALUE.fullmatch(whole), whole
+    assert _MESSAGE.fullmatch(whole), whole
     assert status.decode_message(whole) == text
     cut = status.encode_message(text, LIMIT)
     assert len(cut) <= LIMIT
