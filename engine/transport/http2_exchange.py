@@ -364,6 +364,8 @@ class Http2Exchange(Exchange):
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
             self._waiters.remove(task)
+            if not self._waiters and self._when_writable is None:
+                self._driver.waiting.discard(self)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)

@@ -335,6 +335,25 @@ async def test_many_streams_that_stand_still_share_what_a_connection_may_queue(a
         assert len(await body_of(connection, 199)) == 1_000_000
 
 
+@pytest.mark.parametrize("how", ["reset", "deadline"])
+async def test_a_writer_that_is_cancelled_waits_no_more(autojump_clock: MockClock, how: str) -> None:
+    async def much(exchange: Exchange) -> None:
+        exchange.write_head(200)
+        if how == "deadline":
+            exchange.scope.deadline = trio.current_time() + 1
+        await exchange.send(bytes(1_000_000))
+
+    async with connected(much) as connection:
+        await connection.send(headers(1))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(connection.driver.waiting) == 1
+        if how == "reset":
+            await connection.send(reset(1))
+        await trio.sleep(2)
+        assert not connection.driver.waiting
+        assert not connection.driver.has_exchanges
+
+
 async def test_several_tasks_may_wait_for_one_streams_window(autojump_clock: MockClock) -> None:
     async def much(exchange: Exchange) -> None:
         exchange.write_head(200)
