@@ -63,6 +63,7 @@ def run(data: bytes) -> None:
     _check_json(TYPES[data[0] % len(TYPES)] if data else TYPES[0], body)
 
     timeout = decode_timeout(body)
+    assert (timeout is not None) is (1 <= len(body) <= 10 and not body.strip(b"0123456789"))
     assert timeout is None or 0 <= timeout < 1e7
     parse_content_type(body)
     query = parse_query(text)
@@ -74,7 +75,7 @@ def run(data: bytes) -> None:
     error = error_object(StatusCode.NOT_FOUND, text, body)
     payload = end_stream(error, [(b"x-a", body), (b"x-a", body)])
     assert json.loads(payload)["error"] == error
-    assert end_envelope(payload)[5:] == payload
+    assert end_envelope(payload) == b"\2" + len(payload).to_bytes(4, "big") + payload
 
     _check_body(body)
 

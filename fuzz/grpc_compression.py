@@ -36,7 +36,13 @@ def run(data: bytes) -> None:
         assert message.code in (StatusCode.INTERNAL, StatusCode.RESOURCE_EXHAUSTED)
     else:
         assert len(message) <= MAX_SIZE
-    assert inflate(encoding, deflate(encoding, body), len(body)) == body
+    whole = deflate(encoding, body)
+    assert inflate(encoding, whole, len(body)) == body
+    assert inflate(encoding, b"", 0) == b""
+    for broken in (whole[:-1], whole + b"\0"):
+        refused = inflate(encoding, broken, len(body))
+        assert isinstance(refused, RpcError), "what is cut, or has bytes behind it, was taken"
+        assert refused.code is StatusCode.INTERNAL
 
     flag = data[0] // 2 if data else 1  # 0 to 127; 1 is the only other one that means something
     parser = MessageParser(MAX_SIZE, encoding)

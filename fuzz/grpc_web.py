@@ -10,7 +10,7 @@ from random import Random
 
 from engine.errors import RpcError, StatusCode
 from engine.wire.grpc.framing import MessageParser
-from engine.wire.grpc.web import TextParser, answers_text, encode_text, is_text, response_type
+from engine.wire.grpc.web import TextParser, answers_text, encode_text, is_text, response_type, trailer_frame
 
 MAX_SIZE = 2000
 
@@ -37,10 +37,16 @@ def run(data: bytes) -> None:
     assert whole == _parse(TextParser(MAX_SIZE), _cut(body, random)), "the cuts changed what was parsed"
     assert whole == _parse(TextParser(MAX_SIZE), [body[at : at + 1] for at in range(len(body))])
     assert whole[2] is (whole[1] is None)
+    assert len(body) % 4 == 0 or not whole[2], "a group that is cut was taken for whole"
 
     plain = _parse(MessageParser(MAX_SIZE), [body])
     text = b"".join(encode_text(piece) for piece in _cut(body, random))
     assert plain == _parse(TextParser(MAX_SIZE), _cut(text, random)), "the text variant differs from the binary one"
+
+    value = body.translate(None, b"\r\n")
+    last = trailer_frame([(b"grpc-status", b"0"), (b"x", value)])
+    assert last[:5] == bytes([0x80]) + (len(last) - 5).to_bytes(4, "big")
+    assert last[5:].split(b"\r\n") == [b"grpc-status: 0", b"x: " + value, b""]
 
     text_request = is_text(body)
     answer = response_type(body, text=answers_text(body, body[::-1]))

@@ -286,6 +286,17 @@ async def test_an_empty_body_is_never_inflated(greeter: GrpcEndpoint) -> None:
     assert HelloReply.FromString(exchange.body).message == "Hello "
 
 
+async def test_an_empty_reply_is_never_compressed() -> None:
+    async def handler(request: HelloRequest, context: CallContext) -> HelloReply:
+        assert context.set_compression("gzip")
+        return HelloReply()
+
+    accepts = ((b"accept-encoding", b"gzip"),)
+    exchange = await connect_call(saying(handler), ADA, content_type=PROTO, headers=accepts)
+    assert (exchange.status, exchange.body) == (200, b"")
+    assert b"content-encoding" not in exchange.headers
+
+
 async def test_a_body_over_the_limit_is_refused_compressed_or_not(greeter: GrpcEndpoint) -> None:
     config = Config().replace(grpc__max_receive_message_size=100)
     large = HelloRequest(name="x" * 200).SerializeToString()
