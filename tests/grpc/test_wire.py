@@ -276,6 +276,7 @@ async def test_a_client_that_fails_cancels_its_calls_and_one_that_only_leaves_do
             call = await client.start(COLLECT)
             await client.send(call, framed(ADA))
             await service.started.wait()
+            await client.settled()
             await client.stream.send_all(b"\0\0\x08\7\0\0\0\0\0" + bytes(4) + code.to_bytes(4, "big"))  # GOAWAY
             if reason is None:
                 await client.send(call, end=True)
