@@ -435,7 +435,11 @@ class Http2Core(Http2Sender[_Stream]):
             return
         self._closed[stream_id] = Ended.BY_US
         self._queue_reset(stream_id, Http2Code.STREAM_CLOSED)
-        self._budgets.reset(self._now)
+        if ended is Ended.BY_PEER:
+            # .NET's client ends a call in the middle of a write so; its reset is counted already.
+            self._budgets.glitch(self._now, IN_FLIGHT_COST)
+        else:
+            self._budgets.reset(self._now)
 
     def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes, length: int) -> None:
         stream = self._streams.get(stream_id)

@@ -337,6 +337,16 @@ def test_a_frame_after_the_peers_own_reset_is_answered_once():
     assert core.failure is None
 
 
+def test_data_after_the_peers_own_reset_is_no_second_reset():
+    core = server(resets=Bucket(1, 0), max_concurrent_streams=50)
+    for stream_id in range(1, 100, 2):  # .NET's client ends a call in the middle of a write so
+        receive(core, headers(stream_id, POST, end=False), reset(stream_id), data(stream_id, bytes(16_384)))
+    assert core.failure is None
+    assert any(kind == WINDOW and stream_id == 0 for kind, _, stream_id, _ in sent(core))  # its credit goes back
+    receive(core, headers(101), reset(101))
+    assert core.failure is not None
+
+
 def test_frames_after_our_reset_are_ignored():
     core = server()
     receive(core, headers(1, POST, end=False))

@@ -245,7 +245,7 @@ def test_data_for_a_closed_stream():
 def test_headers_for_a_stream_that_was_reset():
     core = server()
     receive(core, headers(1, end=False), reset(1))
-    assert attack(core, itertools.repeat(headers(1))) == 3201
+    assert attack(core, itertools.repeat(headers(1))) == 3200
     assert_calmed(core, "http2.glitches", b"too_many_glitches")
 
 
