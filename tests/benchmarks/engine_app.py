@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from engine import App, Hub, WebSocket, broadcast
 from engine.demo.generated.greet_engine import GreeterBase
 from engine.demo.generated.greet_pb2 import HelloReply, HelloRequest
@@ -40,4 +42,17 @@ app.add_service(Greeter())
 @app.hub("/hub")
 class EchoHub(Hub):
     async def echo(self, text: str) -> str:
+        return text
+
+    async def broadcast(self, text: str) -> None:
+        await self.clients.all.send("Message", text)
+
+    async def count(self, items: int) -> AsyncIterator[int]:
+        for number in range(items):
+            yield number
+
+
+@app.hub("/plain")
+class PlainHub(Hub):
+    def echo(self, text: str) -> str:
         return text

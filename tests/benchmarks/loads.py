@@ -58,22 +58,25 @@ _PACKAGES = {"h2load": "nghttp2-client", "gcc": "gcc"}
 
 
 @functools.cache
-def ws_load() -> str:
-    """The load generator of `ws_load/`, compiled where that has changed."""
+def compiled(*files: str) -> str:
+    """The path of a load generator, compiled where its C files (the first names it) or headers have changed."""
     if shutil.which("gcc") is None:
         raise RuntimeError("gcc is missing; install the system package gcc")
     folder = Path(tempfile.gettempdir()) / f"engine-benchmarks-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    program, sources = folder / "ws_load", sorted((FOLDER / "ws_load").glob("*.[ch]"))
-    if not program.exists() or program.stat().st_mtime < max(source.stat().st_mtime for source in sources):
-        files = [str(source) for source in sources if source.suffix == ".c"]
+    sources = [FOLDER / each for each in files]
+    program, read = folder / sources[0].parent.name, [*sources, *FOLDER.glob("*/*.h")]
+    if not program.exists() or program.stat().st_mtime < max(each.stat().st_mtime for each in read):
         done = subprocess.run(
-            ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(program), *files, "-lssl"],
+            ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(program), *map(str, sources), "-lssl"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
             raise RuntimeError(f"install the system package libssl-dev:\n{done.stderr}")
     return str(program)
+
+
+WS_LOAD = ("ws_load/main.c", "ws_load/connection.c")
 
 
 def websocket_load(running: Running, load: Load, seconds: float, mode: str = "text", pace: float = 0) -> Figures:
@@ -88,14 +91,9 @@ def websocket_load(running: Running, load: Load, seconds: float, mode: str = "te
         load.connections, load.in_flight, load.size, seconds, round(pace * 1e6) or "sleep",
     )  # fmt: skip
     began = running.processor_time()
-    found: Figures = json.loads(run_pinned(ws_load(), *map(str, arguments), limit=seconds + 60))
+    found: Figures = json.loads(run_pinned(compiled(*WS_LOAD), *map(str, arguments), limit=seconds + 60))
     found["server_us"] = (running.processor_time() - began) * 1e6 / found["messages"]
     return found
-
-
-def hub_load(running: Running, load: Load, seconds: float) -> Figures:
-    """Invocations of `Echo`, SignalR's JSON over WebSocket."""
-    return websocket_load(running, load, seconds, "hub")
 
 
 def grpc_load(running: Running, load: Load, seconds: float) -> Figures:

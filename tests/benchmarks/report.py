@@ -11,6 +11,7 @@ _COLUMNS = {  # figure: heading, how it is shown
     "kib": ("KiB each", "{:,.1f}"),
     "slowdown": ("slowdown", "{:.2f} ×"),  # of p99, to what it is without the flood
     "server_us": ("server µs", "{:,.1f}"),  # of its core, for one message
+    "keep_alive": ("keep-alive", "{:.1%}"),  # of the server's core
     "load_busy": ("load busy", "{:.0%}"),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 
-from tests.benchmarks.loads import Figures, Load, websocket_load, ws_load
+from tests.benchmarks.loads import WS_LOAD, Figures, Load, compiled, websocket_load
 from tests.benchmarks.servers import LOAD_CORE, Running
 
 _FIRST = 100  # connections that are open before memory is looked at: what a server allocates once
@@ -37,7 +37,7 @@ class _Idle:
     def __init__(self, running: Running, connections: int) -> None:
         arguments = ("idle", running.address, running.server.path, str(connections), "1", "32", "0", "sleep")
         self._process = subprocess.Popen(
-            ["taskset", "-c", str(LOAD_CORE), ws_load(), *arguments],
+            ["taskset", "-c", str(LOAD_CORE), compiled(*WS_LOAD), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,8 +1,9 @@
-"""A hub with Echo on aiosignalr's own aiohttp server. Prints its port."""
+"""A hub on aiosignalr's own aiohttp server. Prints its port."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from aiosignalr.server import Hub, SignalRServer
 
@@ -10,6 +11,13 @@ from aiosignalr.server import Hub, SignalRServer
 class EchoHub(Hub):
     async def echo(self, text: str) -> str:
         return text
+
+    async def broadcast(self, text: str) -> None:
+        await self.clients.all_.send("Message", text)
+
+    async def count(self, items: int) -> AsyncIterator[int]:
+        for number in range(items):
+            yield number
 
 
 async def main() -> None:

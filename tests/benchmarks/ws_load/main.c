@@ -4,7 +4,6 @@
  *   MODE      text       text frames of SIZE bytes; each must come back with the same length
  *             binary     the same with binary frames
  *             tcp        the same bytes without a WebSocket; as many must come back
- *             hub        SignalR over WebSocket, JSON: invocations of Echo with a string of SIZE characters
  *             broadcast  one connection sends, all must get it; then the next. IN_FLIGHT must be 1
  *             flood      the first connection sends without end; only the others are measured
  *             idle       an echo each, then nothing: prints "ready", and ends at the end of its input
@@ -34,17 +33,15 @@
 #define BATCH (16 << 10)
 #define BUCKETS 1000000 /* one a microsecond */
 
-static const char HANDSHAKE[] = "{\"protocol\":\"json\",\"version\":1}\x1e";
-
-static enum { TEXT, BINARY, TCP, HUB, BROADCAST, FLOOD, IDLE } mode;
-static const char *MODES[] = {"text", "binary", "tcp", "hub", "broadcast", "flood", "idle"};
+static enum { TEXT, BINARY, TCP, BROADCAST, FLOOD, IDLE } mode;
+static const char *MODES[] = {"text", "binary", "tcp", "broadcast", "flood", "idle"};
 
 static int connections, in_flight, counting, epoll;
 static size_t payload_size;
 static int spins;
 static double pace; /* seconds */
 static struct connection *all;
-static unsigned char *messages[MAX_IN_FLIGHT]; /* masked frames; a hub's differ in invocationId */
+static unsigned char *messages[MAX_IN_FLIGHT]; /* masked frames */
 static size_t message_length[MAX_IN_FLIGHT];
 static uint64_t replies, all_replies, flooded, missing;
 static uint32_t *histogram;
@@ -109,26 +106,7 @@ static void count_reply(double latency) {
     histogram[bucket < BUCKETS ? bucket : BUCKETS - 1]++;
 }
 
-static int count_records(struct connection *c, struct frame *frame, double at) {
-    int found = 0;
-    unsigned char *next = frame->payload, *end = next + frame->length;
-    while (next < end) {
-        unsigned char *stop = memchr(next, 0x1e, end - next);
-        if (!stop) die("a hub record has no end");
-        int failed = !!memmem(next, stop - next, "\"error\"", 7);
-        if (memmem(next, stop - next, "\"invocationId\"", 14)) {
-            if (failed) die("the hub answered with an error");
-            count_reply(at - c->sent_at[c->oldest++ % in_flight]);
-            found++;
-        } else if (failed) {
-            die("the hub closed with an error");
-        }
-        next = stop + 1;
-    }
-    return found;
-}
-
-/* Replies in what was received: an echo is one, a hub's frame may carry several records. */
+/* Replies in what was received. */
 static int count_replies(struct connection *c, double at) {
     int found = 0;
     size_t used = 0;
@@ -143,10 +121,6 @@ static int count_replies(struct connection *c, double at) {
         used += frame.whole;
         if (frame.opcode == 8) die("the server sent a close frame");
         if (frame.opcode > 2) continue;
-        if (mode == HUB) {
-            found += count_records(c, &frame, at);
-            continue;
-        }
         if (frame.length != payload_size) die("an echo has another length");
         found++;
         if (floods(c)) {
@@ -184,13 +158,6 @@ static void open_connection(struct connection *c, const char *address, const cha
     struct frame frame;
     dial(c, address);
     if (mode != TCP) upgrade(c, path);
-    if (mode == HUB) {
-        unsigned char handshake[128];
-        send_blocking(c, handshake, make_frame(handshake, 1, HANDSHAKE, sizeof HANDSHAKE - 1));
-        while (!next_frame(c, 0, &frame)) receive_some(c);
-        if (frame.length < 3 || memcmp(frame.payload, "{}\x1e", 3)) die("the hub refused the handshake");
-        drop_front(c, frame.whole);
-    }
     if (mode == IDLE) {
         send_blocking(c, messages[0], message_length[0]);
         while (!next_frame(c, 0, &frame)) receive_some(c);
@@ -202,21 +169,12 @@ static void open_connection(struct connection *c, const char *address, const cha
 }
 
 static void make_messages(void) {
-    char *text = malloc(payload_size + 256);
-    char *filler = malloc(payload_size + 1);
+    char *filler = malloc(payload_size);
     memset(filler, 'x', payload_size);
-    filler[payload_size] = 0;
     for (int i = 0; i < in_flight; i++) {
-        size_t length = payload_size;
-        if (mode == HUB)
-            length = sprintf(text, "{\"arguments\":[\"%s\"],\"invocationId\":\"%d\",\"target\":\"Echo\",\"type\":1}\x1e",
-                             filler, i);
-        else
-            memcpy(text, filler, payload_size);
-        messages[i] = malloc(length + 16);
-        message_length[i] = make_frame(messages[i], mode == BINARY ? 2 : 1, text, length);
+        messages[i] = malloc(payload_size + 16);
+        message_length[i] = make_frame(messages[i], mode == BINARY ? 2 : 1, filler, payload_size);
     }
-    free(text);
     free(filler);
 }
 

@@ -1,0 +1,68 @@
+"""What is measured of hubs: invocations in three ways, broadcasts, streams, and what idle connections cost."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import time
+
+from tests.benchmarks.loads import Figures, Load, compiled, run_pinned
+from tests.benchmarks.servers import LOAD_CORE, Running
+
+_FIRST = 100  # connections that are open before memory is looked at: what a server allocates once
+_WATCHED = 20.0  # seconds that idle connections are looked at: every one is pinged at least once
+
+_SOURCES = ("hub_load/main.c", "ws_load/connection.c")
+
+
+def hub_load(running: Running, load: Load, seconds: float, mode: str = "json") -> Figures:
+    """`hub_load/main.c`: see there for `mode`."""
+    arguments = (
+        mode, running.address, running.server.path, load.connections, load.in_flight, load.size, seconds,
+    )  # fmt: skip
+    began = running.processor_time()
+    found: Figures = json.loads(run_pinned(compiled(*_SOURCES), *map(str, arguments), limit=seconds + 60))
+    found["server_us"] = (running.processor_time() - began) * 1e6 / found["messages"]
+    return found
+
+
+json_load = functools.partial(hub_load, mode="json")
+msgpack_load = functools.partial(hub_load, mode="msgpack")
+event_load = functools.partial(hub_load, mode="sse")
+broadcast_load = functools.partial(hub_load, mode="broadcast")
+stalled_load = functools.partial(hub_load, mode="stalled")
+stream_load = functools.partial(hub_load, mode="stream")
+
+
+def idle_load(running: Running, load: Load, _seconds: float) -> Figures:
+    """KiB of the server for each connection, and the share of its core that keeping them alive takes."""
+    with _Idle(running, _FIRST):
+        memory = running.memory()
+        with _Idle(running, load.connections):
+            kib = (running.memory() - memory) / load.connections / 1024
+            busy = running.processor_time()
+            time.sleep(_WATCHED)
+            busy = running.processor_time() - busy
+    return {"kib": kib, "keep_alive": busy / _WATCHED}
+
+
+class _Idle:
+    """Connections that stay open until the block is left."""
+
+    def __init__(self, running: Running, connections: int) -> None:
+        arguments = ("idle", running.address, running.server.path, str(connections), "1", "32", "0")
+        self._process = subprocess.Popen(
+            ["taskset", "-c", str(LOAD_CORE), compiled(*_SOURCES), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> None:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "ready\n":
+            raise RuntimeError("some connections could not be opened; is `ulimit -n` high enough?")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
