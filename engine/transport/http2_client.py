@@ -207,7 +207,9 @@ class Http2ClientConnection:
         core = self.core
         if data:
             self._last_read = now = trio.current_time()
-            self._pinged = False
+            if self._pinged:
+                self._pinged = False
+                self._keepalive.set(now + self._keepalive_time)
             core.receive_data(data, now)
         else:
             core.receive_eof()

@@ -275,6 +275,13 @@ async def rpc_soak(stub: TestServiceStub, channel: Channel, limit: float | None)
 
 
 @case
+async def channel_soak(stub: TestServiceStub, channel: Channel, limit: float | None) -> None:
+    for _ in range(SOAK_ITERATIONS):
+        async with Channel(channel.target) as other:
+            await large(TestServiceStub(other), timeout=limit)
+
+
+@case
 async def concurrent_large_unary(stub: TestServiceStub, channel: Channel, limit: float | None) -> None:
     await side_by_side(stub, 1000)
 

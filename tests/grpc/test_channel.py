@@ -313,6 +313,19 @@ async def test_a_silent_server_is_pinged_and_given_up(autojump_clock: trio.testi
     assert "no answer to a keep-alive PING in 5 s" in outcomes.results["call"].message
 
 
+async def test_an_answered_ping_is_followed_by_the_next_however_long_the_timeout(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    config = ChannelConfig(keepalive_time=10, keepalive_timeout=25, keepalive_without_calls=True, close_timeout=0.01)
+    async with scripted(config=config) as (_, network, channel):
+        channel.connect()
+        server = await network.accept()
+        for due in (10, 20, 30):
+            _, _, _, payload = await server.next(PING)
+            assert trio.current_time() == pytest.approx(due)
+            await server.send(frame(PING, 1, 0, payload))
+
+
 async def test_too_many_pings_doubles_the_time_between_them(autojump_clock: trio.testing.MockClock) -> None:
     config = ChannelConfig(keepalive_time=1, close_timeout=0.01)  # raised to 10
     async with scripted(config=config) as (stub, network, _), trio.open_nursery() as nursery:
