@@ -319,3 +319,13 @@ async def test_cancelling_the_task_of_a_server_ends_it_at_once(autojump_clock: M
     assert trio.current_time() - begin <= 2
     assert events[0] == "start"
     await near.aclose()
+
+
+@pytest.mark.parametrize("shared_poller", [True, False])
+async def test_sockets_are_served_with_a_shared_poller_and_without(shared_poller: bool) -> None:
+    async with running(Handlers().app, QUIET.replace(server__shared_poller=shared_poller)) as server:
+        port = int(server.addresses[0].rpartition(":")[2])
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            for _ in range(2):
+                await stream.send_all(b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert (await read_until(stream, b"ok")).startswith(b"HTTP/1.1 200 ")
