@@ -12,6 +12,7 @@ Specs: RFC 8446 and RFC 5246 (TLS), RFC 7301 (ALPN), RFC 9113 section 9.2 (what 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 import time
@@ -261,6 +262,7 @@ class TlsHandshakes:
                 await tls.do_handshake()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 reason = _reason(error.__cause__)
+                await _send_alert(tls, stream)
             finally:
                 transport.release()
         if scope.cancelled_caught:
@@ -274,6 +276,14 @@ class TlsHandshakes:
         alpn = tls.selected_alpn_protocol()
         identity = _identity(certificate, tls.getpeercert()) if certificate else None
         return TlsResult(tls, alpn, tls.version() or "", cipher[0] if cipher else "", certificate, identity)
+
+
+async def _send_alert(tls: trio.SSLStream[trio.abc.Stream], stream: trio.abc.Stream) -> None:
+    """Tell the client why (RFC 8446 6.2); Trio gives up with OpenSSL's last words unsent."""
+    alert = tls._outgoing.read()
+    if alert:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await stream.send_all(alert)
 
 
 def _identity(certificate: bytes, described: Mapping[str, Any]) -> TlsIdentity:

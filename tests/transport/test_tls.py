@@ -147,6 +147,25 @@ async def test_a_client_that_stops_half_way_is_given_up_at_the_deadline(files, h
         await handshakes.handshake(near)
 
 
+async def test_a_client_that_is_refused_is_told_why_by_an_alert(files, handshakes):
+    near, far = trio.testing.memory_stream_pair()
+    context = files.client()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AES128-GCM-SHA256")  # no ephemeral key
+    client = trio.SSLStream(far, context, server_hostname="localhost")
+
+    async def serve() -> None:
+        with pytest.raises(ConnectionClosed, match="none of our ciphers"):
+            await handshakes.handshake(near)
+        await near.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        with pytest.raises(trio.BrokenResourceError) as refused:
+            await client.do_handshake()
+    assert refused.value.__cause__.reason == "SSLV3_ALERT_HANDSHAKE_FAILURE"
+
+
 async def test_silent_clients_do_not_lock_out_others(files, autojump_clock):
     handshakes = TlsHandshakes(files.config, ServerConfig(max_tls_handshakes=1))
     async with trio.open_nursery() as nursery:
