@@ -29,6 +29,7 @@ class Http2Exchange(Exchange):
     """See `Exchange`; made by `Http2Driver`."""
 
     __slots__ = (
+        "_asked",
         "_attached",
         "_body",
         "_content_length",
@@ -66,6 +67,7 @@ class Http2Exchange(Exchange):
         self.trailers: Fields = ()
         self._body = BodyMailbox()
         self._received = 0
+        self._asked = False  # 100 Continue was sent
         self._rate_mark = 0
         self._rate_timer: Timer | None = None
         self._stall_timer: Timer | None = None
@@ -246,6 +248,8 @@ class Http2Exchange(Exchange):
     # -- receiving ------------------------------------------------------------
 
     async def receive(self) -> bytes:
+        if not self._received and not self._body.ended:
+            self._ask_for_body()
         if self.min_body_rate > 0 and self._rate_timer is None and not self._body and not self._body.ended:
             self._watch_body_rate()
         item = await self._body.get()
@@ -253,6 +257,14 @@ class Http2Exchange(Exchange):
             return b""
         self._consumed(item.credit)
         return bytes(item.data) or await self.receive()
+
+    def _ask_for_body(self) -> None:
+        """Send 100 Continue where that is waited for (RFC 9110 10.1.1)."""
+        expects = self.head.header(b"expect")
+        if expects is not None and not self._asked and not self.status and expects.lower() == b"100-continue":
+            self._asked = True
+            self.write_informational(100)
+            self._driver.flush()
 
     def receive_nowait(self) -> bytes | None:
         item = self._body.get_nowait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+import hpack
 import pytest
 import trio
 import trio.testing
@@ -235,6 +236,25 @@ async def test_a_body_that_says_it_will_be_too_large_is_refused_at_its_first_byt
         await connection.send(headers(1, fields, end=False), data(1, b"1"))
         await connection.until(HEADERS, 1)
         assert sizes == [1000]
+
+
+@pytest.mark.parametrize(("expects", "statuses"), [(b"100-Continue", [100, 200]), (b"else", [200])])
+async def test_a_client_that_waits_to_be_asked_for_the_body_is_asked_once(expects: bytes, statuses: list[int]) -> None:
+    read = trio.Event()
+
+    async def handle(exchange: Exchange) -> None:
+        for _ in range(2):
+            with trio.move_on_after(0.01):  # a handler may give up waiting and try again
+                await exchange.receive()
+        read.set()
+        await exchange.send_head(200, end=True)
+
+    async with connected(handle) as connection:
+        await connection.send(headers(1, [*POST, (b"expect", expects)], end=False))
+        await read.wait()
+        decoder = hpack.Decoder()
+        heads = [decoder.decode((await connection.until(HEADERS, 1))[3]) for _ in statuses]
+        assert [int(dict(head)[":status"]) for head in heads] == statuses
 
 
 async def test_a_body_in_tiny_frames_reaches_its_handler_in_larger_pieces() -> None:
