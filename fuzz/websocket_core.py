@@ -149,6 +149,29 @@ def run(data: bytes) -> None:
     (found, _, failed), core = _with_core([stream], limits)
     (cut_found, _, cut_failed), _ = _with_core(chunks, limits)
     assert (found, failed) == (cut_found, cut_failed), "chunks change what a limit does"
+    messages = [each for each in found if isinstance(each, str | bytes)]
+    within = _count_within(stream, 64, 4)
+    assert len(messages) >= min(within, sum(isinstance(each, str | bytes) for each in whole[0])), "refused by no limit"
     sizes = [len(m.encode() if isinstance(m, str) else m) for m in found if isinstance(m, str | bytes)]
     assert max(sizes, default=0) <= 64, "a message beyond the limit"
     assert failed != 1009 or isinstance(core.failure, LimitExceeded)
+
+
+def _count_within(stream: bytes, max_size: int, max_fragments: int) -> int:
+    """How many messages come before the first one that is over a limit, by their headers alone."""
+    count = size = fragments = position = 0
+    while position + 2 <= len(stream):
+        first, length, start = stream[position], stream[position + 1] & 0x7F, position + 2
+        if length > 125:
+            wide = 2 if length == 126 else 8
+            length = int.from_bytes(stream[start : start + wide], "big")
+            start += wide
+        position = start + 4 + length
+        if first & 0x08:
+            continue
+        size, fragments = size + length, fragments + 1
+        if size > max_size or fragments > max_fragments:
+            break
+        if first & 0x80:
+            count, size, fragments = count + 1, 0, 0
+    return count

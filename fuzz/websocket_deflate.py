@@ -6,6 +6,8 @@ every message has its context, the messages must be those that `websockets` make
 
 from __future__ import annotations
 
+import zlib
+from codecs import getincrementaldecoder
 from random import Random
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
@@ -16,7 +18,7 @@ from websockets.server import ServerProtocol
 
 from engine.config import WebSocketConfig
 from engine.wire.websocket.core import WebSocketCore
-from engine.wire.websocket.deflate import Agreement, Deflater, Inflater
+from engine.wire.websocket.deflate import Agreement, Deflater, InflateError, Inflater
 from engine.wire.websocket.events import ConnectionFailed, Event
 from fuzz.websocket_core import _frame
 
@@ -59,7 +61,7 @@ def _with_core(chunks: list[bytes], agreed: Agreement) -> tuple[list[Event], int
 
 
 def _with_websockets(data: bytes, agreed: Agreement) -> list[str | bytes] | None:
-    """The messages before anything went wrong; None where it and we may differ by right."""
+    """The messages; None where anything went wrong, and where it and we may differ by right."""
     protocol = ServerProtocol(state=State.OPEN, max_size=None)
     deflate = PerMessageDeflate(False, False, agreed.client_window_bits, 12)
     protocol.extensions = [deflate]
@@ -81,8 +83,13 @@ def _with_websockets(data: bytes, agreed: Agreement) -> list[str | bytes] | None
                 messages.append(str(whole, "utf-8") if text else whole)
             except UnicodeDecodeError:
                 return None
+    try:
+        getincrementaldecoder("utf-8")().decode(b"".join(pieces) if text else b"")  # of a message that is not complete
+    except UnicodeDecodeError:
+        return None
     # websockets takes a final block for the end of all messages, where RFC 7692 section 7.2.3.4 does not.
-    if isinstance(protocol.parser_exc, ProtocolError | PayloadTooBig) or deflate.decoder.eof:
+    # It reads frames whole, where we find a mistake in the part that is there.
+    if isinstance(protocol.parser_exc, ProtocolError | PayloadTooBig) or deflate.decoder.eof or protocol.reader.buffer:
         return None
     return messages
 
@@ -100,10 +107,12 @@ def run(data: bytes) -> None:
         rest = rest[size:]
     whole = _with_core([stream], agreed)
     assert whole == _with_core(chunks, agreed), "chunks change the outcome"
-    if whole[1] is None and agreed.client_takeover:
+    if whole[1] in (None, 1007) and agreed.client_takeover:
         reference = _with_websockets(stream, agreed)
         ours = [event for event in whole[0] if isinstance(event, str | bytes)]
-        assert reference is None or ours == reference, f"websockets differs: {ours} {reference}"
+        if reference is not None:
+            assert whole == (whole[0], None), "refused, where websockets finds nothing wrong"
+            assert ours == reference, f"websockets differs: {ours} {reference}"
 
     # Any bytes survive the way through both streams, whole or in fragments.
     bits = 8 + data[0] % 8
@@ -117,3 +126,17 @@ def run(data: bytes) -> None:
         ):
             made = inflater.inflate(compressed, len(stream))
             assert made + inflater.finish(len(stream) - len(made)) == stream
+
+    # A final block ends neither the context, nor does what follows it survive without one.
+    first, second = zlib.compressobj(wbits=-15), zlib.compressobj(wbits=-15, zdict=stream)
+    ended = first.compress(stream) + first.flush(zlib.Z_FINISH) + b"\0"
+    referring = second.compress(stream) + second.flush(zlib.Z_SYNC_FLUSH)[:-4]
+    for takeover in (True, False):
+        inflater, room = Inflater(15, takeover=takeover), len(stream) + 1
+        assert inflater.inflate(ended, room) + inflater.finish(room) == stream
+        try:
+            made: bytes | None = inflater.inflate(referring, room) + inflater.finish(room)
+        except InflateError:
+            made = None
+        if takeover or len(stream) >= 16:
+            assert (made == stream) is takeover, "the context is not what was agreed"
