@@ -48,6 +48,7 @@ SEEDS: list[bytes] = [
     b"\x0b" + b"\x81\x05hello",
     b"\x0c" + _frame(0x01, b"\xf0\x9f") + _frame(0x00, b"\x98") + _frame(0x80, b"\x80") + _frame(0x81) * 3,
     b"\x0e" + _frame(0x88, b"\x03\xf6\xd3"),
+    b"\x0f" + (_frame(0x01, b"x" * 10) + _frame(0x80, b"y" * 10)) * 5,
     b"\x0d" + _frame(0x88, b"\x03\xf6") + _frame(0x89, b"x" * 125) + _frame(0x89, b"x" * 126),
 ]
 
@@ -99,8 +100,9 @@ def _check_output(
     assert sent == [(0x8A, payload) for payload in pings[-64:]], "pings are not answered by their pongs"
 
 
-def _with_wsproto(data: bytes) -> Outcome:
-    connection = Connection(ConnectionType.SERVER)
+def with_wsproto(data: bytes, end: ConnectionType) -> Outcome:
+    """What wsproto makes of it, as the server or the client."""
+    connection = Connection(end)
     found: list[object] = []
     pieces: list[str | bytes] = []
     connection.receive_data(data)
@@ -137,7 +139,7 @@ def run(data: bytes) -> None:
     whole, core = _with_core([stream], unlimited)
     cut, _ = _with_core(chunks, unlimited)
     assert whole == cut, f"chunks change the outcome: {whole} {cut}"
-    reference = _with_wsproto(stream)
+    reference = with_wsproto(stream, ConnectionType.SERVER)
     if whole != reference:
         # 1014 is registered since wsproto was written: it calls the code a protocol error, where the
         # core accepts it, or goes on to find that the reason is not UTF-8.

@@ -104,6 +104,10 @@ class ClosingHandshake(RuleBasedStateMachine):
         assert closes in ([], [len(self.sent) - 1])
 
     @invariant()
+    def the_end_of_the_transport_is_an_end(self) -> None:
+        assert self.ends or not self.over
+
+    @invariant()
     def every_ping_is_answered_in_order(self) -> None:
         assert [payload for opcode, payload in self.sent if opcode == PONG] == self.pings
 
