@@ -18,6 +18,7 @@ import trio.testing
 from engine import HubConnection
 from engine.errors import ConnectionClosed, EngineError
 from engine.transport.stream import ByteStream, WrappedByteStream
+from engine.wire.websocket.frames import BINARY, TEXT, binary_frame, text_frame
 
 _MESSAGEPACK, _STATEFUL, _RECONNECT, _RAW, _NEGOTIATION, _EVENTS = (1 << bit for bit in range(6))
 _CONNECTIONS = 4  # then nobody answers
@@ -91,14 +92,17 @@ class _Server:
             accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
             fields = b"Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: " + accept
             await stream.send_all(b"HTTP/1.1 101 X\r\n" + fields + b"\r\n\r\n")
-            size = len(self._payload).to_bytes(8, "big")
-            kind = b"\x82" if self._flags & _MESSAGEPACK else b"\x81"
             await stream.send_all(b"\x81\x03{}\x1e")
             await trio.sleep(1)  # the calls come first
-            await stream.send_all(self._payload if self._flags & _RAW else kind + b"\x7f" + size + self._payload)
+            opcode = BINARY if self._flags & _MESSAGEPACK else TEXT
+            await stream.send_all(self._payload if self._flags & _RAW else _frame(opcode, self._payload))
         with trio.move_on_after(5):
             while await stream.receive_some():
                 pass
+
+
+def _frame(opcode: int, payload: bytes) -> bytes:
+    return text_frame(payload.decode("utf-8", "replace")) if opcode == TEXT else binary_frame(payload)
 
 
 async def _numbers() -> AsyncIterator[int]:
@@ -164,7 +168,7 @@ async def _live(data: bytes) -> None:
                     ):
                         actions.start_soon(_use, action)
                         await trio.sleep(0.01)
-                    await trio.sleep(20)
+                    await trio.sleep(8)
                     actions.cancel_scope.cancel()
         except EngineError:
             pass
