@@ -291,7 +291,15 @@ class LongPollingCarrier(Carrier):
         self._requests = requests
         self._url = url
         self._format = transfer_format
+        self._first = b""  # what the first poll brought, which brings nothing as a rule
         self._ended = False
+
+    async def open(self) -> None:
+        """The first poll, which opens the connection; raises HandshakeRejected, ConnectionClosed."""
+        response = await self.poll()
+        if response.status != 200:
+            raise _rejected(response.status, response.headers, response.body)
+        self._first = response.body
 
     async def poll(self) -> Response:
         """One GET; the query keeps caches away."""
@@ -302,6 +310,9 @@ class LongPollingCarrier(Carrier):
         await _post(self._requests, self._url, data, self._format)
 
     async def receive(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
         while not self._ended:
             with trio.move_on_after(_POLL_TIMEOUT) as patience:
                 response = await self.poll()
@@ -332,7 +343,5 @@ async def open_long_polling(
 ) -> LongPollingCarrier:
     """Poll once, which opens the connection; raises as `open_websocket`."""
     carrier = LongPollingCarrier(requests, url, transfer_format)
-    response = await carrier.poll()
-    if response.status != 200:
-        raise _rejected(response.status, response.headers, response.body)
+    await carrier.open()
     return carrier

@@ -390,7 +390,8 @@ class HubConnection:
 
         Arguments are converted by the handler's annotations; more than it takes are dropped. Sync or async;
         what it returns is the result where the server wants one. Handlers of calls without a result run one
-        after another.
+        after another. A handler that raises ends nothing: it is logged, and the server gets the error where
+        it wants a result.
 
         Raises:
             ConfigError: an annotation that nothing can be decoded into.

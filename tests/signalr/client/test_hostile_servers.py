@@ -335,3 +335,24 @@ async def test_after_a_redirection_every_transport_is_tried_there_with_its_token
         assert hub.transport is TransportKind.SERVER_SENT_EVENTS
     assert seen[0] == ("hub.test", "Bearer mine")
     assert set(seen[1:]) == {("other.test", "Bearer theirs")}
+
+
+async def test_what_a_first_poll_brings_is_not_lost(autojump_clock):
+    """ASP.NET Core answers it empty; another server might not."""
+
+    async def serve(peer: RawPeer) -> None:
+        polls = 0
+        while True:
+            method, target, _, _ = await peer.request()
+            if "/negotiate" in target:
+                offers = [{"transport": "LongPolling", "transferFormats": ["Text"]}]
+                answer = {"negotiateVersion": 1, "connectionToken": "T", "availableTransports": offers}
+                await peer.answer(200, json.dumps(answer))
+            elif method == "GET":
+                polls += 1
+                await peer.answer(200, "{}\x1e") if polls == 1 else await trio.sleep_forever()
+            else:
+                await peer.answer(200)
+
+    async with scripted(*[serve] * 8) as dial, HubConnection(URL, dial=dial) as hub:
+        assert hub.transport is TransportKind.LONG_POLLING
