@@ -299,6 +299,7 @@ class SignalRConfig:
     close_on_authentication_expiration: bool = False  # CloseOnAuthenticationExpiration
     authentication_refresh: bool = False  # EnableAuthenticationRefresh: POST PATH/refresh with a new token
     minimum_negotiate_version: int = 0  # MinimumProtocolVersion
+    drain_rate: float = 500.0  # clients a second that a stopping server tells to come back, over WebSockets
     slow_client: str = "close"  # broadcasts beyond server.outbox_size: close, drop_oldest or drop_newest
     cors_origins: tuple[str, ...] = ()  # origins whose pages may use the hub, with credentials; "*" for all
 

@@ -578,10 +578,15 @@ class HubConnection:
             self._dispatcher.finish()
 
     def start_draining(self) -> None:
-        """The server stops: what runs may finish, then the client is told to come back elsewhere."""
+        """The server stops: the client is told to come back elsewhere, perhaps not at once."""
         if self._state is State.HANDSHAKE:
             self._refuse(HandshakeRefused(CANCELED))
         elif self._state is State.OPEN:
+            self._liveness.drain(self.hub.drain_delay)
+
+    def leave(self) -> None:
+        """What runs may finish, then the client is told to come back elsewhere."""
+        if self._state is State.OPEN:
             self._state = State.DRAINING
             self._goodbye = self.protocol.close(allow_reconnect=True)
             self._dispatcher.finish()

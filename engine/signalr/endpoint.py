@@ -185,6 +185,7 @@ class HubEndpoint:
             detailed,
             self._manager,
             self._filters,
+            drain_window=config.server.graceful_timeout / 2,
         )
         self._tickets = Tickets(settings.disconnect_timeout, settings.max_negotiated)
         self._answers = Answers(settings.cors_origins)

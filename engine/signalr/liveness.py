@@ -1,7 +1,8 @@
 """All that ends or keeps a hub connection by the clock.
 
-Owns: the handshake's time-out, keep-alive pings, the client's time-out, and the end of its
-authentication. Never sends or closes by itself: it tells the connection to.
+Owns: the handshake's time-out, keep-alive pings, the client's time-out, the end of its
+authentication, and the moment when a stopping server says good-bye. Never sends or closes by
+itself: it tells the connection to.
 
 The client's time-out is armed by its first ping: a client that never pings is never too silent.
 Pings keep their beat however late a timer is.
@@ -12,11 +13,13 @@ Spec: HubConnectionContext.cs (KeepAliveTick, CheckClientTimeout), HttpConnectio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from engine.errors import LimitExceeded, LimitKind
+from engine.wire.signalr.negotiate import TransportKind
 
 if TYPE_CHECKING:
     from engine.config import SignalRConfig
@@ -48,6 +51,9 @@ class Living(Protocol):
     def fail(self, error: Exception) -> None:
         """End the connection with an error."""
 
+    def leave(self) -> None:
+        """Finish what runs, then tell the client to come back elsewhere."""
+
 
 class Liveness:
     """The timers of one hub connection.
@@ -62,6 +68,7 @@ class Liveness:
     __slots__ = (
         "_client",
         "_connection",
+        "_drain",
         "_expiry",
         "_main",
         "_settings",
@@ -79,6 +86,7 @@ class Liveness:
         self._main = transport.timer(connection.handshake_late)  # the handshake's time-out, then keep-alive
         self._client: Timer | None = None
         self._expiry: Timer | None = None
+        self._drain: Timer | None = None
         self.armed = False
         self.now = trio.lowlevel.current_clock().current_time
         self.sent = self.heard = self.now()
@@ -110,9 +118,20 @@ class Liveness:
             self._expiry = self._transport.timer(self._connection.authentication_expired)
         self._expiry.set(trio.current_time() + max(remaining, 0.0))
 
+    def drain(self, delay: Callable[[], float]) -> None:
+        """The server stops: let the connection leave, after a delay (seconds) if that does no harm. Idempotent."""
+        if self._drain is None:
+            self._drain = self._transport.timer(self._connection.leave)
+            # Where each request needs a connection of its own, a later one would find no server.
+            seconds = delay() if self._transport.kind is TransportKind.WEB_SOCKETS else 0.0
+            if seconds > 0:
+                self._drain.set(trio.current_time() + seconds)
+            else:
+                self._connection.leave()
+
     def stop(self) -> None:
         """The connection is over."""
-        for timer in (self._main, self._client, self._expiry):
+        for timer in (self._main, self._client, self._expiry, self._drain):
             if timer is not None:
                 timer.clear()
 

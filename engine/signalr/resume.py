@@ -97,8 +97,8 @@ class ResumableTransport(HubTransport):
             for frame in frames:
                 websocket.write(frame)
             websocket.flush()
-            if self._receiver.has_news:
-                self._ack_timer.set(trio.current_time() + ACK_INTERVAL)
+            if self._receiver.has_news and not self._ack_timer.armed:
+                self._send_ack()  # it was due while there was no WebSocket
 
     def detach(self, websocket: WebSocketTransport) -> bool:
         """A WebSocket is lost; True: it was the current one, and the client has time to open another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from engine.signalr.hub import Hub
     from engine.wire.signalr.messages import HubProtocol
 
+_AT_ONCE = 0.02  # seconds; over less there is no herd to spread
+
 
 @dataclass(slots=True)
 class HubRuntime:
@@ -31,8 +34,10 @@ class HubRuntime:
     detailed_errors: bool
     manager: HubLifetimeManager
     filters: FilterChain = field(default_factory=FilterChain)
+    drain_window: float = 5.0  # seconds within which all clients are told that the server stops
     groups: Groups = field(init=False)
     dropped: int = 0  # broadcasts that slow clients did not get, where `signalr.slow_client` drops them
+    drained: int = 0  # clients that were given a time to come back at
     presence: Presence = field(init=False)
     send_filter: SendFilter | None = field(init=False)
 
@@ -40,3 +45,12 @@ class HubRuntime:
         self.groups = Groups(self.manager)
         self.presence = Presence(self.manager)
         self.send_filter = self.filters.send
+
+    def drain_delay(self) -> float:
+        """Seconds until one more client is told to come back: a random time, so that they do not come all at once.
+
+        The time within which it lies grows with the number of clients; the first few are told at once.
+        """
+        self.drained += 1
+        spread = self.drained / self.settings.drain_rate
+        return random.uniform(0.0, min(spread, self.drain_window)) if spread > _AT_ONCE else 0.0

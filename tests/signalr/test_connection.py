@@ -346,3 +346,36 @@ async def test_a_close_frame_without_a_code_is_clean_too(events: list[Any]) -> N
         await client.send(b"", opcode=CLOSE)
         await until_over(client)
         assert events == ["connected", None, "disconnected"]
+
+
+async def test_many_clients_are_told_to_come_back_one_after_the_other_and_until_then_served(
+    events: list[Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with hosting(LifeHub, drain_rate=10.0) as host:
+        clients = [await host.connect() for _ in range(40)]
+        started, told = trio.current_time(), []
+
+        async def wait(client: HubClient) -> None:
+            while (await client.message()) != {"type": 7, "allowReconnect": True}:
+                pass  # others have left the group
+            told.append(trio.current_time() - started)
+
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(wait, client)
+            drain(host)
+            await clients[-1].invoke("Echo", "still here")
+        assert len(set(told)) == 40, "each has a time of its own"
+        assert 1 < max(told) <= 4
+        assert sum(1 for each in told if each < 1) >= 10
+
+
+async def test_a_few_clients_are_told_at_once(events: list[Any], autojump_clock: trio.testing.MockClock) -> None:
+    async with hosting(LifeHub) as host:
+        clients = [await host.connect() for _ in range(10)]
+        started = trio.current_time()
+        drain(host)
+        for client in clients:
+            while (await client.message()) != {"type": 7, "allowReconnect": True}:
+                pass
+        assert trio.current_time() == started

@@ -256,6 +256,23 @@ async def test_an_ack_that_was_lost_with_the_socket_is_sent_again(
         assert events == ["connected", 1]
 
 
+async def test_a_client_that_is_cut_off_every_moment_still_gets_its_acks(
+    events: list[Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with hosting(ResumeHub) as host:
+        client = await connect(host)
+        await client.socket.call("Echo", 1)
+        acknowledged = []
+        for _ in range(5):  # each socket lives for less than the time between two Acks
+            await client.cut()
+            await trio.sleep(0.3)
+            socket = await client.open()
+            with trio.move_on_after(0.3):
+                while (record := await socket.record()) is not None:
+                    acknowledged += [record] if '"type":8' in record else []
+        assert acknowledged == ['{"type":8,"sequenceId":1}']
+
+
 async def test_a_sequence_too_far_ahead_ends_the_connection(events: list[Any]) -> None:
     async with hosting(ResumeHub) as host:
         client = await connect(host)

@@ -61,7 +61,7 @@ def parse_negotiate(query: str, *, minimum_version: int = 0) -> NegotiateRequest
     """
     text = query_value(query, "negotiateversion")
     version = 0
-    if text is not None and text != "":
+    if text is not None:
         if _INT.fullmatch(text) is None or not -(2**31) <= int(text) < 2**31:
             return refusal("The client requested a non-integer protocol version.")
         version = int(text)
