@@ -101,8 +101,10 @@ class LongPollingTransport(PostedTransport):
     def _answer(self, exchange: Exchange, poll: trio.Event) -> None:
         if self._poll is not poll:
             self._respond(exchange, 204, b"", (*TEXT, *NOT_CACHED))
-        elif self._size or not self._polled:
-            self._polled = True
+        elif not self._polled:
+            self._polled = True  # empty, even where there is something to say already: clients wait for it first
+            self._respond(exchange, 200, b"", (*BYTES, *NOT_CACHED))
+        elif self._size:
             body = b"".join(self._chunks)
             self._chunks.clear()
             self._size = 0

@@ -75,8 +75,13 @@ class _Envelope(msgspec.Struct, gc=False):
     sequenceId: int | None = None
 
 
+class _Head(msgspec.Struct, gc=False):
+    type: int
+
+
 _decode_invocation = msgspec.json.Decoder(Invocation).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_head = msgspec.json.Decoder(_Head).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode  # does not look into strings, so it cannot fail on them
 _encode_plain = msgspec.json.Encoder(decimal_format="number", enc_hook=encode_model).encode
 
@@ -172,9 +177,18 @@ def parse_envelope(record: bytes) -> HubMessage | None:
     except UnicodeDecodeError:
         return parse_envelope(_replace_invalid(record))
     except msgspec.DecodeError as error:
+        if isinstance(error, msgspec.ValidationError) and _is_of_unknown_type(record):
+            return None  # members that we know by name may mean something else in it
         raise RemoteProtocolError(f"malformed hub message: {error}") from None
     build = _BUILD.get(envelope.type)
     return build(envelope) if build is not None else None
+
+
+def _is_of_unknown_type(record: bytes) -> bool:
+    try:
+        return _decode_head(record).type not in _BUILD
+    except msgspec.DecodeError:
+        return False
 
 
 def _too_deep(record: bytes) -> bool:

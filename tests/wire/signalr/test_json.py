@@ -85,6 +85,7 @@ def test_the_last_of_duplicate_members_wins() -> None:
 
 def test_unknown_types_are_ignored_and_the_next_message_is_found() -> None:
     assert events(b'{"type":42,"anything":1}\x1e{"type":-1}\x1e{"type":6}\x1e') == [Ping()]
+    assert events(b'{"invocationId":[5],"error":{},"type":42}\x1e{"type":6}\x1e') == [Ping()]
 
 
 def test_an_empty_invocation_id_is_none() -> None:
