@@ -82,6 +82,35 @@ def test_presence_tells_who_comes_and_goes(start_engine: Start) -> None:
         assert messages(ada, 1)[0]["item"] == ["left", "bob"]
 
 
+def test_the_hub_from_aspnetcore_serves_its_clients_as_before(start_engine: Start) -> None:
+    server = start_engine("examples.migrating_from_aspnetcore:app")
+    message = {"senderName": "Ada", "text": "hello"}
+    with join(server, "/chathub?access_token=ada") as client, ThreadPoolExecutor() as threads:
+        send(client, type=1, target="SendMessage", arguments=[message])
+        assert messages(client, 1)[0] == {"type": 1, "target": "ReceiveMessage", "arguments": [message]}
+        refused = call(client, "SendMessage", {**message, "text": ""})["error"]
+        assert refused.endswith("HubException: say something")
+        assert call(client, "Whoami")["result"] == "ADA"
+        send(client, type=4, invocationId="2", target="Counter", arguments=[2, 0])
+        assert [each.get("item") for each in messages(client, 3)] == [0, 1, None]
+        send(client, type=1, invocationId="3", target="Upload", arguments=[], streamIds=["s"])
+        send(client, type=2, invocationId="s", item="line")
+        send(client, type=3, invocationId="s")
+        assert messages(client, 1)[0]["result"] == 1
+        send(client, type=1, invocationId="4", target="Confirm", arguments=["sure?"])
+        asked = messages(client, 1)[0]
+        assert (asked["target"], asked["arguments"]) == ("Confirm", ["sure?"])
+        send(client, type=3, invocationId=asked["invocationId"], result=True)
+        assert messages(client, 1)[0]["result"] is True
+        with join(server, "/chathub") as stranger:
+            assert call(stranger, "Whoami")["error"] == "Failed to invoke 'Whoami' because user is unauthorized"
+        assert messages(client, 1)[0]["target"] == "Left"
+        request = urllib.request.Request(f"{server.url}/announce", data=b"news", method="POST")
+        announced = threads.submit(urllib.request.urlopen, request, timeout=20)
+        assert messages(client, 1)[0]["arguments"] == [{"senderName": "server", "text": "news"}]
+        announced.result(20).close()
+
+
 def test_a_grpc_call_and_a_request_reach_hub_clients(start_engine: Start) -> None:
     server = start_engine("examples.grpc_to_hub:app")
     with join(server, "/news") as client, ThreadPoolExecutor() as threads:

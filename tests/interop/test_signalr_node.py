@@ -8,8 +8,8 @@ import trio
 from engine.app import App
 from engine.config import Config
 from engine.server import Server
+from examples.conformance.hub import ConformanceHub
 from tests.interop.peers import node
-from tests.signalr.contract_hub import ContractHub
 
 pytestmark = pytest.mark.interop
 
@@ -18,9 +18,9 @@ CLOSED = "Server returned an error on close: Connection closed with an error."
 
 async def test_the_official_client_understands_all_that_a_hub_answers(nursery: trio.Nursery) -> None:
     app = App(Config().replace(server__port=0))
-    app.hub("/conformance")(ContractHub)
-    app.hub("/conformance-detailed", detailed_errors=True)(ContractHub)
-    app.hub("/conformance-fast", keep_alive_interval=1, client_timeout=2)(ContractHub)
+    app.hub("/conformance")(ConformanceHub)
+    app.hub("/conformance-detailed", detailed_errors=True)(ConformanceHub)
+    app.hub("/conformance-fast", keep_alive_interval=1, client_timeout=2)(ConformanceHub)
     server: Server = await nursery.start(Server(app).run)
     results = await trio.to_thread.run_sync(node, "signalr_hub.mjs", f"http://{server.addresses[0]}")
     server.stop()

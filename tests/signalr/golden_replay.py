@@ -19,6 +19,17 @@ _SERVER_ID = re.compile(r"s\d+")
 _NOT_OWED = ("date", "server", "transfer-encoding", "content-length", "connection")
 # The recorder did not write down that it cut the connection and opened it again behind the handshake.
 _SILENT_CUT = ("a Sequence too far ahead", "a call before Sequence")
+# Played, and compared but for the named difference.
+OTHER_DETAIL = {
+    "handshake: malformed, with detailed errors": "the detail names Python's error, not .NET's",
+    "json, detailed errors: a result that cannot be encoded": "the detail names Python's error, not .NET's",
+    "messagepack, detailed errors: a result that cannot be encoded": "the detail names Python's error, not .NET's",
+}
+OTHER_WIDTH = {
+    "messagepack: numbers": ".NET writes small integers in untyped lists in two bytes; clients cannot tell",
+    "messagepack: a call back": "the same",
+}
+_DETAIL = re.compile(r" \w+(?:Exception|Error): [^\"]*")
 
 
 def mount_of(name: str) -> str:
@@ -233,7 +244,10 @@ class Replay:
             assert isinstance(record, str), record
             sent = json.loads(record)
             self._note_server_call(sent.get("invocationId"))
-            assert _canonical(record) == _canonical(self._server_ids(self._learn(wanted, record)))
+            wanted = self._server_ids(self._learn(wanted, record))
+            if self.name in OTHER_DETAIL:
+                record, wanted = _without_detail(record), _without_detail(wanted)
+            assert _canonical(record) == _canonical(wanted)
             return
         sent, expected = decode_message(record), decode_message(wanted)
         if len(sent) > 2 and sent[0] == 1:
@@ -241,11 +255,18 @@ class Replay:
         ours = self.values.get("server call")
         if ours and len(expected) > 2 and _is_server_id(expected[2]):
             expected[2] = ours
+            wanted = msgspec.msgpack.encode(expected)
         if "welcome" in self.name and expected[0] == 1:
             expected[4] = sent[4]
             assert len(sent[4][0]) == 22
-        assert sent == expected
-        assert sent[0] != 3 or sent[3] == expected[3]
+            wanted = msgspec.msgpack.encode(expected)
+        if self.name in OTHER_DETAIL and expected[0] == 7:
+            sent[1], expected[1] = _without_detail(sent[1]), _without_detail(expected[1])
+            assert sent == expected
+        elif self.name in OTHER_WIDTH:
+            assert sent == expected
+        else:
+            assert record == wanted
 
     async def _record(self, opcode: str) -> Any:
         if self._records:
@@ -328,7 +349,6 @@ def split_messages(data: bytes) -> list[bytes]:
 
 
 def decode_message(message: bytes) -> Any:
-    """Equal for clients, equal here: how wide an integer is written is not compared."""
     return [message.decode()] if message.startswith(b"{") else msgspec.msgpack.decode(message)
 
 
@@ -338,6 +358,10 @@ def _request_bytes(text: str) -> bytes:
         return text.encode()
     line, length, body = match.groups()
     return f"{line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode() + bytes.fromhex(body)
+
+
+def _without_detail(text: str) -> str:
+    return _DETAIL.sub(" DETAIL", text)
 
 
 def _is_ping(record: Any) -> bool:
