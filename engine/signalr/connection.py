@@ -21,12 +21,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from engine.errors import ConnectionClosed, HubError, LimitExceeded, LimitKind
+from engine.errors import ConnectionClosed, LimitExceeded, LimitKind
 from engine.signalr import texts
 from engine.signalr.backlog import HIGH_WATER, Backlog
 from engine.signalr.client_results import ClientResults
@@ -34,6 +33,7 @@ from engine.signalr.dispatcher import Dispatcher, Slot
 from engine.signalr.hub import Hub, HubCallerContext
 from engine.signalr.liveness import Liveness
 from engine.signalr.resume import ResumableTransport
+from engine.signalr.state import State
 from engine.wire.signalr.handshake import CANCELED, HandshakeReader, HandshakeRefused
 from engine.wire.signalr.messages import (
     Ack,
@@ -62,19 +62,6 @@ _log = logging.getLogger("engine.signalr")
 
 _MAX_JOINED = 16 * 1024  # bytes of messages in one frame, and one more: far below what clients accept
 _GRACE = 1.0  # seconds for invocations that were received before the client closed
-
-
-class State(Enum):
-    """Where a connection stands, and whether hub messages go both ways then."""
-
-    HANDSHAKE = "handshake", False
-    OPEN = "open", True
-    DRAINING = "draining", True  # the server stops: no new invocations, the rest goes on
-    CLOSING = "closing", False  # the client has ended it: nothing can be sent, what was received is run
-    CLOSED = "closed", False  # nothing is received and nothing can be sent
-
-    def __init__(self, _: str, sending: bool) -> None:
-        self.sending = sending
 
 
 class HubConnection:
@@ -294,7 +281,7 @@ class HubConnection:
             if kind is Invocation or kind is StreamInvocation:
                 self._dispatcher.receive(message)  # type: ignore[arg-type]  # mypy cannot narrow by `kind`
             else:
-                self._RECEIVE.get(kind, HubConnection._ignore)(self, message)
+                self._RECEIVE[kind](self, message)
 
     def _receive_ping(self, _message: Ping) -> None:
         self._liveness.pinged()
@@ -326,9 +313,6 @@ class HubConnection:
             error = self._resume.start_sequence(message.sequence_id)
             if error is not None:
                 self.fail(error)
-
-    def _ignore(self, _message: object) -> None:
-        """Of nothing that we know of."""
 
     _RECEIVE: dict[type, Callable[[HubConnection, Any], None]] = {  # noqa: RUF012  # a table, never changed
         Ping: _receive_ping,
@@ -599,9 +583,8 @@ class HubConnection:
         self._state = State.CLOSED
 
     def _close_slow(self, queued: int) -> None:
-        self._error = LimitExceeded(
-            "server.outbox_size", self.outbox_size, queued, kind=LimitKind.CAPACITY, what="outbox"
-        )
+        limit = self.outbox_size
+        self._error = LimitExceeded("server.outbox_size", limit, queued, kind=LimitKind.CAPACITY, what="outbox")
         _log.warning("connection %s closed: %s", self.connection_id, self._error)
         self._state = State.CLOSED
         self.transport.abort()
@@ -614,13 +597,4 @@ class HubConnection:
 
     def log_error(self, method: str, error: Exception) -> None:
         """Log what left user code, once; what a hub says to its client is not an error of the server."""
-        level = logging.DEBUG if isinstance(error, HubError | ConnectionClosed | LimitExceeded) else logging.ERROR
-        if _log.isEnabledFor(level):
-            fields = {"hub": self.hub.name, "hub_method": method, "hub_connection": self.connection_id}
-            _log.log(
-                level,
-                "%s.%s (hub connection %s) raised %s: %s",
-                *(self.hub.name, method, self.connection_id, type(error).__name__, error),
-                exc_info=error if level == logging.ERROR else None,
-                extra={"fields": fields},
-            )
+        self.hub.log_error(self.connection_id, method, error)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.errors import ConnectionClosed, HubError, LimitExceeded
 from engine.signalr.filters import FilterChain
 from engine.signalr.groups import Groups
 from engine.signalr.lifetime import HubLifetimeManager
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from engine.signalr.clients import SendFilter
     from engine.signalr.hub import Hub
     from engine.wire.signalr.messages import HubProtocol
+
+_log = logging.getLogger("engine.signalr")
 
 _AT_ONCE = 0.02  # seconds; over less there is no herd to spread
 
@@ -54,3 +58,16 @@ class HubRuntime:
         self.drained += 1
         spread = self.drained / self.settings.drain_rate
         return random.uniform(0.0, min(spread, self.drain_window)) if spread > _AT_ONCE else 0.0
+
+    def log_error(self, connection_id: str, method: str, error: Exception) -> None:
+        """Log what left user code; what a hub says to its client is not an error of the server."""
+        level = logging.DEBUG if isinstance(error, HubError | ConnectionClosed | LimitExceeded) else logging.ERROR
+        if _log.isEnabledFor(level):
+            fields = {"hub": self.name, "hub_method": method, "hub_connection": connection_id}
+            _log.log(
+                level,
+                "%s.%s (hub connection %s) raised %s: %s",
+                *(self.name, method, connection_id, type(error).__name__, error),
+                exc_info=error if level == logging.ERROR else None,
+                extra={"fields": fields},
+            )
