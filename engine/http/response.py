@@ -84,7 +84,7 @@ class Response:
             content_type: plain text, or octets where `body` is bytes, if it is left off.
 
         Raises:
-            LocalProtocolError: a field that no response may have.
+            LocalProtocolError: a field that no response may have, or a content-length that is not the body's.
         """
         if not 200 <= status <= 599:
             raise LocalProtocolError(f"{status} is no status of a response; give 200 to 599")
@@ -93,6 +93,11 @@ class Response:
         self.status = status
         self.headers = list(headers.items() if isinstance(headers, Mapping) else headers)
         self._fields = _encode(self.headers) if self.headers else []
+        if self.body:  # without one it may be that of the GET whose HEAD is answered
+            for name, value in self._fields:
+                if name == b"content-length" and value != b"%d" % len(self.body):
+                    hint = f"the body has {len(self.body)} bytes: leave it off"
+                    raise LocalProtocolError(f"content-length {value.decode('latin-1')}, but {hint}")
         if content_type is None and self.body and not any(name == b"content-type" for name, _ in self._fields):
             content_type = _TEXT if text else "application/octet-stream"
         self.content_type = content_type

@@ -47,6 +47,18 @@ async def test_a_response_has_date_server_length_and_type():
     assert reply.headers["content-type"] == "text/plain; charset=utf-8"
 
 
+@pytest.mark.parametrize("length", ["4", "6", "05", "five"])
+async def test_a_content_length_that_is_not_the_body_s_is_an_error_of_the_handler(length):
+    async def wrong(request):
+        return Response("hello", headers={"Content-Length": length})
+
+    with pytest.raises(LocalProtocolError, match=r"the body has 5 bytes: leave it off"):
+        await wrong(None)
+    assert (await ask(wrong, request())).status == 500
+    assert Response("hello", headers={"content-length": "5"}).body == b"hello"
+    assert Response(headers={"content-length": "5"}).body == b""  # of what GET would answer
+
+
 async def test_head_is_served_by_get_with_the_same_headers():
     get, head = await ask(hello, request()), await ask(hello, request("HEAD"))
     assert head.body == b""
