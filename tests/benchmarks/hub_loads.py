@@ -22,7 +22,7 @@ def hub_load(running: Running, load: Load, seconds: float, mode: str = "json") -
         mode, running.address, running.server.path, load.connections, load.in_flight, load.size, seconds,
     )  # fmt: skip
     began = running.processor_time()
-    found: Figures = json.loads(run_pinned(compiled(*_SOURCES), *map(str, arguments), limit=seconds + 60))
+    found: Figures = json.loads(run_pinned(compiled(*_SOURCES), *map(str, arguments), limit=seconds + 180))
     found["server_us"] = (running.processor_time() - began) * 1e6 / found["messages"]
     return found
 
