@@ -27,13 +27,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
-import outcome
 import trio
 
 from engine.errors import HubError, LimitExceeded, LimitKind, RemoteProtocolError
 from engine.signalr import texts
 from engine.signalr.binding import ArgumentsRejected, HubMethod
 from engine.signalr.uploads import Source, Uploads
+from engine.transport.mailbox import Mailbox
 from engine.wire.signalr.messages import Invocation, StreamInvocation
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class Dispatcher:
         "_settings",
         "_streams",
         "_waiting_tasks",
+        "_wakes",
         "uploads",
     )
 
@@ -159,7 +160,8 @@ class Dispatcher:
         self._running = 0  # slots in use
         self._paused = False
         self._finishing = False
-        self._idle: trio.lowlevel.Task | None = None  # the connection's task, parked
+        self._idle = False  # the connection's task is parked
+        self._wakes: Mailbox[bool] = Mailbox()  # for it; True: a slot comes with it
         self._nursery: trio.Nursery | None = None
         self._cancellable: dict[str, Slot | trio.CancelScope] = {}
         self._waiting_tasks: list[tuple[Callable[..., Awaitable[Any]], Sequence[Any]]] = []  # before `run`
@@ -182,7 +184,7 @@ class Dispatcher:
                 return
             connection = self._connection
             # A filter may wait, and so may what has no room for its result.
-            if self._idle is not None and not self._running and self._filtered is None and not connection.crowded:
+            if self._idle and not self._running and self._filtered is None and not connection.crowded:
                 method = connection.hub.methods.find(message.target)
                 if method is not None and method.is_immediate:
                     self._invoke_now(message, method)
@@ -238,6 +240,7 @@ class Dispatcher:
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._wakes = Mailbox(self._connection.transport.poller)
             for function, arguments in self._waiting_tasks:
                 nursery.start_soon(self._run_aside, function, arguments)
             self._waiting_tasks.clear()
@@ -329,19 +332,17 @@ class Dispatcher:
 
     async def _park(self) -> bool:
         """Wait for an invocation; True: a slot comes with it."""
-        self._idle = trio.lowlevel.current_task()
-        owns_slot: bool = await trio.lowlevel.wait_task_rescheduled(self._abort_park)
-        return owns_slot
+        self._idle = True
+        try:
+            return bool(await self._wakes.get())
+        finally:
+            self._idle = False
 
     def _wake(self, *, owns_slot: bool) -> bool:
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            trio.lowlevel.reschedule(idle, outcome.Value(owns_slot))
-        return idle is not None
-
-    def _abort_park(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._idle = None
-        return trio.lowlevel.Abort.SUCCEEDED
+        idle, self._idle = self._idle, False
+        if idle:
+            self._wakes.put(owns_slot)
+        return idle
 
     # -- invocations ----------------------------------------------------------
 

@@ -17,6 +17,7 @@ from engine.wire.signalr.messages import HubProtocol, TransferFormat
 from engine.wire.signalr.negotiate import TransportKind
 
 if TYPE_CHECKING:
+    from engine.transport.poller import Poller
     from engine.transport.watchdog import Timer
 
 
@@ -28,6 +29,9 @@ class HubTransport(ABC):
 
     has_keep_alive: ClassVar[bool] = False
     """The transport shows by itself that it lives: no pings."""
+
+    poller: Poller | None = None
+    """Reads the socket that messages come from, where whoever waits for them can do that in its place."""
 
     framing: str
     """Two transports with equal `framing` make the same frame of the same payload."""

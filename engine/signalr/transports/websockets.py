@@ -38,7 +38,18 @@ class WebSocketTransport(HubTransport):
         on_end: called once when the client ended the transport, well or badly.
     """
 
-    __slots__ = ("_aborted", "_exchange", "_frame", "_on_data", "_on_end", "_over", "_ws", "framing", "released")
+    __slots__ = (
+        "_aborted",
+        "_exchange",
+        "_frame",
+        "_on_data",
+        "_on_end",
+        "_over",
+        "_ws",
+        "framing",
+        "poller",
+        "released",
+    )
 
     kind: ClassVar[TransportKind] = TransportKind.WEB_SOCKETS
     formats: ClassVar[frozenset[TransferFormat]] = frozenset(TRANSFER_FORMATS[TransportKind.WEB_SOCKETS])
@@ -58,6 +69,7 @@ class WebSocketTransport(HubTransport):
             ping_interval=math.inf,  # hubs have pings of their own, which browsers can send as well
         )
         self._exchange = exchange
+        self.poller = exchange.poller
         self._on_data = on_data
         self._on_end = on_end
         self._over = trio.Event()  # one of the two sides has begun to end it
