@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any, ClassVar
 
 from engine import App, Hub, WebSocket, broadcast
 from engine.demo.generated.greet_engine import GreeterBase
 from engine.demo.generated.greet_pb2 import HelloReply, HelloRequest
-from engine.grpc import CallContext
+from engine.grpc import CallContext, MethodKind, MethodSpec, RequestStream, ServiceBase, ServiceSpec
+from tests.benchmarks.peers.stream_messages import Chunk, FloodRequest
 
 app = App()
 
@@ -37,6 +39,28 @@ class Greeter(GreeterBase):
 
 
 app.add_service(Greeter())
+
+
+class Streams(ServiceBase):
+    __service__: ClassVar[ServiceSpec] = ServiceSpec(
+        name="benchmark.Streams",
+        methods=(
+            MethodSpec("/benchmark.Streams/Flood", MethodKind.SERVER_STREAMING, FloodRequest, Chunk, "flood"),
+            MethodSpec("/benchmark.Streams/Echo", MethodKind.BIDIRECTIONAL, Chunk, Chunk, "echo"),
+        ),
+    )
+
+    async def flood(self, request: Any, context: CallContext) -> AsyncIterator[Any]:
+        chunk = Chunk(data=bytes(request.size))
+        for _ in range(request.count):
+            yield chunk
+
+    async def echo(self, requests: RequestStream[Any], context: CallContext) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield request
+
+
+app.add_service(Streams())
 
 
 @app.hub("/hub")

@@ -6,12 +6,14 @@ from tests.benchmarks.suites import Suite, Table
 
 _COLUMNS = {  # figure: heading, how it is shown
     "rate": ("per second", "{:,.0f}"),
+    "mib": ("MiB/s", "{:,.0f}"),
     "p50_us": ("p50 µs", "{:,.0f}"),
     "p99_us": ("p99 µs", "{:,.0f}"),
     "kib": ("KiB each", "{:,.1f}"),
     "slowdown": ("slowdown", "{:.2f} ×"),  # of p99, to what it is without the flood
     "server_us": ("server µs", "{:,.1f}"),  # of its core, for one message
     "keep_alive": ("keep-alive", "{:.1%}"),  # of the server's core
+    "client_us": ("client µs", "{:,.1f}"),  # of its core, for one call
     "load_busy": ("load busy", "{:.0%}"),
 }
 
@@ -45,8 +47,9 @@ def print_targets(suite: Suite, table: Table) -> bool:
         ratio = row[target.of][target.figure]
         beside = ""
         if target.over:
-            ratio /= row[target.over][target.figure]
-            beside = f" {target.over}'s"
+            base = row if target.base is None else table[str(target.base)]
+            ratio /= base[target.over][target.figure]
+            beside = f" {target.over}'s" if target.base is None else f" that of {target.base}"
         holds = target.holds(ratio)
         good = good and holds
         what = _COLUMNS[target.figure][0]

@@ -37,11 +37,12 @@ class Server:
     socket: str = ""  # its Unix socket, with `{folder}`; else it listens on 127.0.0.1
     tls: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    needs: str = ""  # a file or folder beside its program
 
     @property
     def is_installed(self) -> bool:
-        """Its Python is there; those of other environments come with `bash .ci/setup bench`."""
-        return Path(self.command[0]).exists()
+        """Its program is there; the peers' own environments come with `bash .ci/setup bench`."""
+        return all(Path(each).exists() for each in (self.command[0], self.needs) if each)
 
 
 @dataclass(frozen=True, slots=True)

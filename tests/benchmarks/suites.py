@@ -28,6 +28,7 @@ class Target:
     of: str = "engine"
     figure: str = "rate"
     at_most: bool = False  # the ratio is an upper bound: of latencies, of memory
+    base: Load | None = None  # compared with what `over` does under this load; None: the same
 
     def holds(self, ratio: float) -> bool:
         """Whether a measured ratio meets the target."""
