@@ -159,7 +159,7 @@ class Attempt:
 
     def open(self, fields: Fields, *, reserved: bool) -> bool:
         """Begin the stream; False if the connection cannot take it any more."""
-        stream_id = self.connection.open(self, fields, reserved=reserved)
+        stream_id = self.connection.open(self, fields, reserved=reserved, single=self._single)
         if stream_id is None:
             return False
         self.stream_id = stream_id

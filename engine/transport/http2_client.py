@@ -22,6 +22,7 @@ import trio
 
 from engine.config import ChannelConfig
 from engine.errors import ConnectionClosed, Http2Code, LimitExceeded, LocalProtocolError
+from engine.transport.moderation import ReadModeration
 from engine.transport.outbox import Outbox
 from engine.transport.stream import ByteStream
 from engine.transport.watchdog import Watchdog
@@ -143,6 +144,9 @@ class Http2ClientConnection:
         self._max_streams = 0
         self._reserved = 0
         self._waiting: deque[trio.lowlevel.Task] = deque()
+        # reading
+        self._moderation = ReadModeration()
+        self._pause = 0.0  # seconds until the next read
         # keep-alive
         self._keepalive_time = max(keepalive_time or config.keepalive_time, config.min_keepalive_time)
         self._last_read = 0.0
@@ -195,7 +199,9 @@ class Http2ClientConnection:
             except ConnectionClosed as error:
                 self._lose(LossKind.CONNECTION, f"connection lost: {error.reason}")
                 return
-            if not self._over:
+            if self._pause:
+                await trio.sleep(self._pause)
+            elif not self._over:
                 # Paused: replies that the peer does not read wait in memory; read on when they left.
                 try:
                     await self.outbox.drained()
@@ -224,7 +230,11 @@ class Http2ClientConnection:
             return False
         if core.sendable:
             self.outbox.flush()
-        return not self._over and core.control_backlog < self._config.http2.max_control_backlog
+        if self._over or core.control_backlog >= self._config.http2.max_control_backlog:
+            self._pause = 0.0
+            return False
+        self._pause = self._moderation.pause(len(self._handlers))
+        return not self._pause
 
     async def _say_goodbye(self) -> None:
         """Let the last bytes arrive: closing over unread input would make the kernel destroy them."""
@@ -328,11 +338,12 @@ class Http2ClientConnection:
             self._reserved += 1
             trio.lowlevel.reschedule(self._waiting.popleft(), outcome.Value(True))
 
-    def open(self, handler: StreamHandler, fields: Fields, *, reserved: bool) -> int | None:
+    def open(self, handler: StreamHandler, fields: Fields, *, reserved: bool, single: bool = False) -> int | None:
         """Queue a request's head; `flush` or `flush_soon` sends it.
 
         Args:
             reserved: the slot is one of `reserve`; else `has_slot` has just been seen.
+            single: the handler waits for the whole response: its parts may come a little later.
 
         Returns:
             The stream's id; None where the connection has become unusable, the slot is given back.
@@ -362,11 +373,14 @@ class Http2ClientConnection:
         if not self._handlers:
             self._begin_keepalive()
         self._handlers[stream_id] = handler
+        if single:
+            self._moderation.opened(stream_id, trio.current_time())
         return stream_id
 
     def _pop(self, stream_id: int) -> StreamHandler | None:
         """A stream is over: its slot is free."""
         handler = self._handlers.pop(stream_id, None)
+        self._moderation.forget(stream_id)
         if self._blocked:
             self._blocked.discard(stream_id)
         if self._waiting:
@@ -446,6 +460,7 @@ class Http2ClientConnection:
         self._end(event.stream_id, event.headers)
 
     def _end(self, stream_id: int, trailers: Fields) -> None:
+        self._moderation.ended(stream_id, self._last_read)
         handler = self._pop(stream_id)
         if handler is None:
             return
@@ -486,6 +501,7 @@ class Http2ClientConnection:
         self._stop_accepting(reason)
         for stream_id in [each for each in self._handlers if each > event.last_stream_id]:
             handler = self._handlers.pop(stream_id)
+            self._moderation.forget(stream_id)
             self._blocked.discard(stream_id)
             unsent = not self.core.head_left(stream_id)
             self.core.reset_stream(stream_id, Http2Code.CANCEL)

@@ -25,20 +25,28 @@ class RecordingStream(ByteStream):
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
+        self.pumps = 0  # times that reading began
         self._sink: Callable[[bytes], bool] | None = None
+        self._pumping = trio.CancelScope()
 
     def heads(self) -> list[int]:
         """HEADERS frames in each write that has any."""
         counts = [sum(kind == HEADERS for kind, *_ in split(write.removeprefix(PREFACE))) for write in self.writes]
         return [count for count in counts if count]
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> bool:
         assert self._sink is not None
-        self._sink(data)
+        return self._sink(data)
+
+    def stop_pumping(self) -> None:
+        """What the sink's False asks for."""
+        self._pumping.cancel()
 
     async def pump(self, sink: Callable[[bytes], bool], max_bytes: int | None = None) -> None:
         self._sink = sink
-        await trio.sleep_forever()
+        self.pumps += 1
+        with trio.CancelScope() as self._pumping:
+            await trio.sleep_forever()
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         self.writes.append(bytes(data))
