@@ -73,6 +73,7 @@ class Mailbox(Generic[T]):
             return
         self._ended = True
         self._error = error
+        self._parking = None  # nobody parks any more, and it holds this mailbox
         self._wake()
 
     def clear(self) -> None:
