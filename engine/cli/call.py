@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import ServiceDescriptor
 
 from engine.config import ClientTlsConfig
-from engine.errors import ConfigError, RpcError
+from engine.errors import ConfigError, ConnectionClosed, RpcError
 from engine.grpc.call import ClientMethod
 from engine.grpc.channel import Channel
-from engine.grpc.client import BidiMethod, ClientStreamMethod, ServerStreamMethod, UnaryMethod
+from engine.grpc.client import BidiMethod, BidiStream, ClientStreamMethod, ServerStreamMethod, UnaryMethod
 from engine.grpc.schema import FileSchema, ReflectionSchema, Schema, describe
 from engine.grpc.service import MethodKind
 
 __all__ = ["call"]
 
+_DECODER = json.JSONDecoder()
 EXIT_STATUS = 64  # plus the status: grpcurl's
 
 
@@ -68,7 +69,8 @@ def call(
 ) -> int:
     """Call METHOD (pkg.Service/Method) of TARGET with DATA, or look at what there is.
 
-    DATA is JSON; several values one after the other for a method that takes a stream; - reads standard input.
+    DATA is JSON; several values one after the other for a method that takes a stream; - reads standard input,
+    value by value as they come.
     Instead of METHOD, `list` shows services, `list SERVICE` its methods, and `describe SYMBOL` any definition.
     """
     settings = None
@@ -88,8 +90,8 @@ def call(
                     click.echo(await _describe(schema, data))
                     return
                 found, request_type = await schema.method(method)
-            requests = _requests(data, request_type, schema)
-            await _call(channel, found, request_type, requests, options, verbose=verbose)
+            async with aclosing(_requests(data, request_type, schema)) as requests:
+                await _call(channel, found, request_type, requests, options, verbose=verbose)
 
     try:
         trio.run(run)
@@ -133,72 +135,104 @@ def _metadata(headers: Sequence[str]) -> list[tuple[str, str | bytes]]:
     return metadata
 
 
-def _requests(data: str | None, request_type: type[Any], schema: Schema) -> list[Any]:
-    text = sys.stdin.read() if data == "-" else data or ""
+async def _requests(data: str | None, request_type: type[Any], schema: Schema) -> AsyncGenerator[Any, None]:
+    """The messages of DATA; those of standard input as they come."""
+    name = request_type.DESCRIPTOR.full_name
     try:
-        return [
-            json_format.ParseDict(value, request_type(), descriptor_pool=schema.pool) for value in _json_values(text)
-        ]
+        async for value in _stdin_values() if data == "-" else _json_values(data or ""):
+            yield json_format.ParseDict(value, request_type(), descriptor_pool=schema.pool)
     except (ValueError, json_format.ParseError) as error:
-        name = request_type.DESCRIPTOR.full_name
         raise ConfigError("DATA", None, f"give JSON for {name} ({error}); see `describe {name}`") from None
 
 
-def _json_values(text: str) -> Iterator[Any]:
-    decoder = json.JSONDecoder()
+async def _json_values(text: str) -> AsyncGenerator[Any, None]:
+    await trio.lowlevel.checkpoint()
     text = text.strip()
     while text:
-        value, end = decoder.raw_decode(text)
+        value, end = _DECODER.raw_decode(text)
         yield value
         text = text[end:].lstrip().removeprefix(",").lstrip()
+
+
+async def _stdin_values() -> AsyncGenerator[Any, None]:
+    """A value is read until it is whole, over several lines if need be."""
+    text = ""
+    while line := await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+        text = (text + line).lstrip().removeprefix(",").lstrip()
+        while text:
+            try:
+                value, end = _DECODER.raw_decode(text)
+            except ValueError:
+                break  # perhaps the next line completes it
+            yield value
+            text = text[end:].lstrip().removeprefix(",").lstrip()
+    if text:
+        _DECODER.raw_decode(text)  # raises
 
 
 async def _call(
     channel: Channel,
     method: ClientMethod,
     request_type: type[Any],
-    requests: list[Any],
+    requests: AsyncGenerator[Any, None],
     options: dict[str, Any],
     *,
     verbose: bool,
 ) -> None:
     kind = method.kind
-    if not kind.request_streaming and len(requests) > 1:
-        raise ConfigError("DATA", None, f"{method.path} takes one request, not {len(requests)}")
     if kind is MethodKind.UNARY:
-        reply = await UnaryMethod[Any, Any](channel, method).with_call(_only(requests, request_type), **options)
+        one = await _only(method, requests, request_type)
+        reply = await UnaryMethod[Any, Any](channel, method).with_call(one, **options)
         _show("initial", reply.initial_metadata, verbose=verbose)
         _print(reply.message)
         _show("trailing", reply.trailing_metadata, verbose=verbose)
     elif kind is MethodKind.CLIENT_STREAMING:
         async with ClientStreamMethod[Any, Any](channel, method)(**options) as upload:
-            for request in requests:
-                await upload.send(request)
+            with suppress(ConnectionClosed):  # it has replied already
+                async for request in requests:
+                    await upload.send(request)
             _print(await upload.reply())
             _show("trailing", upload.trailing_metadata, verbose=verbose)
     elif kind is MethodKind.SERVER_STREAMING:
-        one = _only(requests, request_type)
+        one = await _only(method, requests, request_type)
         async with ServerStreamMethod[Any, Any](channel, method)(one, **options) as download:
             async for message in download:
                 _print(message)
             _show("trailing", download.trailing_metadata, verbose=verbose)
     else:
-        async with BidiMethod[Any, Any](channel, method)(**options) as both, trio.open_nursery() as nursery:
+        await _talk(BidiMethod[Any, Any](channel, method)(**options), requests, verbose=verbose)
 
-            async def send() -> None:
-                for request in requests:
-                    await both.send(request)
-                await both.done_writing()
 
+async def _talk(stream: BidiStream[Any, Any], requests: AsyncGenerator[Any, None], *, verbose: bool) -> None:
+    """Both directions at once; the status is that of the receiving one."""
+
+    async def send() -> None:
+        with suppress(RpcError, ConnectionClosed):  # whoever receives gets it, too
+            async for request in requests:
+                await stream.send(request)
+            await stream.done_writing()
+
+    failure: RpcError | None = None
+    async with stream:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
-            async for message in both:
-                _print(message)
-            _show("trailing", both.trailing_metadata, verbose=verbose)
+            try:
+                async for message in stream:
+                    _print(message)
+            except RpcError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        _show("trailing", stream.trailing_metadata, verbose=verbose)
 
 
-def _only(requests: list[Any], request_type: type[Any]) -> Any:
+async def _only(method: ClientMethod, requests: AsyncGenerator[Any, None], request_type: type[Any]) -> Any:
     """The request of a method that takes one; without DATA it is an empty message."""
-    return requests[0] if requests else request_type()
+    found = [request async for request in requests]
+    if len(found) > 1:
+        raise ConfigError("DATA", None, f"{method.path} takes one request, not {len(found)}")
+    return found[0] if found else request_type()
 
 
 def _print(message: Any) -> None:

@@ -45,6 +45,20 @@ def test_streams_take_and_give_several_values(engine_server: ServerProcess) -> N
     assert engine_call(engine_server, "greet.Greeter/StreamHellos", one, *PROTO)[1].count("Hello Ada") == 2
 
 
+def test_a_conversation_goes_on_line_by_line(engine_server: ServerProcess) -> None:
+    command = [sys.executable, "-m", "engine", "call", engine_server.target, "greet.Greeter/Chat", "-", *PROTO]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for name in ("Ada", "Bob"):
+            process.stdin.write(f'{{"name":\n "{name}"}}\n')
+            process.stdin.flush()
+            assert process.stdout.readline() == f'{{"message": "Hello {name}"}}\n'
+        process.stdin.close()
+        assert process.stdout.read() == ""
+    assert process.returncode == 0
+
+
 def test_what_a_proto_file_has_is_listed_and_described(engine_server: ServerProcess) -> None:
     assert engine_call(engine_server, "list", *PROTO)[1] == "greet.Greeter\n"
     assert "greet.Greeter/SayHello\n" in engine_call(engine_server, "list", "greet.Greeter", *PROTO)[1]
@@ -93,6 +107,10 @@ def test_a_server_with_reflection_needs_no_files(start_engine: Callable[..., Ser
     code, _, err = engine_call(server, "grpc.testing.TestService/UnaryCall", failing)
     assert code == 64 + 9
     assert err.startswith("engine: error: FAILED_PRECONDITION: no\n  attempt 1 at ")
+    code, _, err = engine_call(server, "grpc.testing.TestService/FullDuplexCall", failing)
+    assert code == 64 + 9
+    assert err.startswith("engine: error: FAILED_PRECONDITION: no\n  attempt 1 at ")
+    assert engine_call(server, "grpc.testing.TestService/FullDuplexCall", "{} {")[0] == 2
 
 
 def test_messages_are_described_as_they_are_written(tmp_path: Path, engine_server: ServerProcess) -> None:
