@@ -27,7 +27,7 @@ from engine.grpc import client
 from engine.grpc.balancing import Balancer, ChannelState, Connector, PickFirst, RoundRobin
 from engine.grpc.call import CallDetails, ClientMethod, known_compression
 from engine.grpc.credentials import CallCredentials
-from engine.grpc.resolver import Resolver, parse_target
+from engine.grpc.resolver import Resolver, host_of, parse_target
 from engine.grpc.retry import MethodConfig, RetryThrottle, ServiceConfig
 from engine.grpc.service import MethodKind
 from engine.transport.client import Address, TlsClient, client_context, dial, start_tls
@@ -90,7 +90,7 @@ class Channel:
         self.target = target
         self.config = config or ChannelConfig()
         self.authority = authority or parsed.authority
-        self._tls = _tls_client(tls, authority or parsed.host)
+        self._tls = _tls_client(tls, host_of(authority) if authority else parsed.host)
         self.secure = self._tls is not None or insecure_credentials
         self.call_credentials = credentials
         self.compression = known_compression(compression)

@@ -20,7 +20,7 @@ import trio
 from engine.errors import ConfigError
 from engine.transport.client import Address
 
-__all__ = ["Resolver", "Target", "parse_target"]
+__all__ = ["Resolver", "Target", "host_of", "parse_target"]
 
 DEFAULT_PORT = 443  # doc/naming.md
 
@@ -73,6 +73,15 @@ def parse_target(target: str) -> Target:
         return list(unique)
 
     return Target(target, host, resolve)
+
+
+def host_of(authority: str) -> str:
+    """The host of an authority, which may have a port.
+
+    Raises:
+        ConfigError: it is no authority.
+    """
+    return _host_and_port(authority)[0]
 
 
 def _fixed(authority: str, addresses: list[Address]) -> Target:

@@ -13,11 +13,13 @@ import argparse
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import trio
 
 from engine import Channel
+from engine.config import ClientTlsConfig
 from engine.grpc import Metadata, RpcError, StatusCode
 from examples.conformance.generated import interop_test_pb2 as pb
 from examples.conformance.generated.interop_test_engine import TestServiceStub, UnimplementedServiceStub
@@ -30,6 +32,7 @@ STATUS_TEXT = "test status message"
 SPECIAL_TEXT = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n"
 LIMIT = 60.0  # seconds for a case
 SOAK_ITERATIONS = 10
+TIMEOUT = 10.0  # seconds for a call whose server may never answer
 
 Case = Callable[[TestServiceStub, Channel, float | None], Awaitable[None]]
 CASES: dict[str, Case] = {}
@@ -275,13 +278,6 @@ async def rpc_soak(stub: TestServiceStub, channel: Channel, limit: float | None)
 
 
 @case
-async def channel_soak(stub: TestServiceStub, channel: Channel, limit: float | None) -> None:
-    for _ in range(SOAK_ITERATIONS):
-        async with Channel(channel.target) as other:
-            await large(TestServiceStub(other), timeout=limit)
-
-
-@case
 async def concurrent_large_unary(stub: TestServiceStub, channel: Channel, limit: float | None) -> None:
     await side_by_side(stub, 1000)
 
@@ -354,9 +350,9 @@ async def probe_stream(stub: TestServiceStub, channel: Channel, limit: float | N
     print(json.dumps(found))
 
 
-async def run(name: str, target: str, limit: float | None) -> None:
+async def run(name: str, target: str, limit: float | None, **options: Any) -> None:
     with trio.fail_after(LIMIT + (limit or 0)):
-        async with Channel(target) as channel:
+        async with Channel(target, **options) as channel:
             await CASES[name](TestServiceStub(channel), channel, limit)
 
 
@@ -364,12 +360,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.conformance.grpc_client")
     parser.add_argument("--server_host", default="127.0.0.1")
     parser.add_argument("--server_port", type=int, required=True)
+    parser.add_argument("--server_host_override", help="the name in :authority and in the certificate")
     parser.add_argument("--test_case", choices=sorted(CASES), required=True)
-    parser.add_argument("--timeout", type=float, default=None, help="seconds for one call")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for one call")
+    parser.add_argument("--use_tls", choices=("true", "false"), default="false")
+    parser.add_argument("--ca_file", help="PEM of the authorities to trust, instead of the system's")
     options = parser.parse_args()
     host = f"[{options.server_host}]" if ":" in options.server_host else options.server_host
+    channel: dict[str, Any] = {"authority": options.server_host_override}
+    if options.use_tls == "true":
+        channel["tls"] = ClientTlsConfig(ca_file=options.ca_file)
+    target = f"{host}:{options.server_port}"
     try:
-        trio.run(run, options.test_case, f"{host}:{options.server_port}", options.timeout)
+        trio.run(partial(run, options.test_case, target, options.timeout, **channel))
     except Exception as error:  # whatever it is, the case has failed
         print(f"{options.test_case}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

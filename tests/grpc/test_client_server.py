@@ -197,8 +197,9 @@ async def test_tls_checks_the_server_and_shows_our_certificate(tmp_path: Path) -
     listener, port = await tcp_listener()
     async with listening(listener, server_context(authority, clients=True)):
         tls = ClientTlsConfig(ca_data=known, cert_file=str(ours))
-        async with Channel(f"127.0.0.1:{port}", tls=tls) as channel:
-            assert (await GreeterStub(channel).say_hello(ADA)).message == "Hello Ada"
+        for target, name in ((f"127.0.0.1:{port}", None), (f"ipv4:127.0.0.1:{port}", "localhost:8443")):
+            async with Channel(target, tls=tls, authority=name) as channel:
+                assert (await GreeterStub(channel).say_hello(ADA)).message == "Hello Ada"
 
 
 @pytest.mark.parametrize("wrong", ["authority", "name", "protocol"])
