@@ -31,8 +31,9 @@ def test_all_four_kinds_of_call_succeed_and_unknown_methods_are_unimplemented(en
     assert len(ping_pong["replies"]) == 3
 
 
+@pytest.mark.timeout(150)
 def test_the_official_interop_cases_pass(start_engine: Callable[..., ServerProcess]) -> None:
     server = start_engine("examples.conformance:app")
-    results = node("grpc_interop.mjs", server.target, str(ROOT / "protos/grpc/testing/interop_test.proto"))
+    results = node("grpc_interop.mjs", server.target, str(ROOT / "protos/grpc/testing/interop_test.proto"), limit=120)
     assert len(results) == 20
     assert {name: result for name, result in results.items() if result != "ok"} == {}
