@@ -7,6 +7,7 @@ apart: the order of requests, targets, bodies, and those fields that mean someth
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from collections import defaultdict
@@ -48,7 +49,7 @@ class Connection:
     def receive(self, body: bytes) -> None:
         """Log hub messages, and answer them."""
         if self.scenario == "messagepack" and not body.endswith(b"\x1e"):
-            self.log.append(["message", *(_plain(each) for each in _unpack(body))])
+            self.log.append(["message", *_unpack(body)])
             return
         for text in body.decode().split("\x1e")[:-1]:
             message = json.loads(text)
@@ -92,10 +93,6 @@ def _unpack(body: bytes) -> list[Any]:
         found.append(msgspec.msgpack.decode(body[position : position + length]))
         body = body[position + length :]
     return found
-
-
-def _plain(value: Any) -> Any:
-    return value.hex() if isinstance(value, bytes) else value
 
 
 class Recorder:
@@ -216,6 +213,4 @@ class Recorder:
 
 
 def _sha1(text: str) -> bytes:
-    import hashlib
-
     return hashlib.sha1(text.encode()).digest()

@@ -103,7 +103,7 @@ await stateful.start();
 await stateful.invoke("Echo", 1); // its answer is the last before the cut
 await pause(100);
 await stateful.invoke("Echo", 2);
-await pause(1300); // an Ack
+await pause(2000); // an Ack
 await stateful.stop();
 
 const idle = build("idle", { transport: T.WebSockets }, (b) => b.withKeepAliveInterval(400));
