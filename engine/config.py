@@ -284,7 +284,8 @@ class SignalRConfig:
     disconnect_timeout: float = 15.0  # DisconnectTimeout: no transport came, no poll, or none after a cut
     long_poll_timeout: float = 90.0  # LongPolling.PollTimeout: an empty answer after so long
     parallel_invocations: int = 1  # MaximumParallelInvocationsPerClient
-    max_pending_invocations: int = 64  # received and not yet started; reading pauses at it
+    max_pending_invocations: int = 64  # received and not yet started; reading slows down at it
+    max_pending_size: int = MIB  # bytes of their arguments; reading stops at it, and with it cancels and pings
     max_negotiated: int = 10_000  # tokens given out that no transport has claimed yet
     max_early_data: int = 16 * KIB  # posted with one token before a transport is open; a handshake is 40 bytes
     max_groups: int = 1_000  # that one connection may be a member of

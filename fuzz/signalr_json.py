@@ -30,12 +30,12 @@ _PROTOCOL = JsonHubProtocol()
 _BINDERS = [_PROTOCOL.argument_decoder(types) for types in ([], [Any], [int, str], [list[float], bytes, str | None])]
 
 
-def _parse(chunks: list[bytes]) -> list[Any]:
-    reader = _PROTOCOL.reader(LIMIT)
+def _parse(chunks: list[bytes], limit: int = LIMIT) -> list[Any]:
+    reader = _PROTOCOL.reader(limit)
     events: list[Any] = []
     for chunk in chunks:
         reader.receive_data(chunk)
-        assert reader._size <= LIMIT, "more than the limit is kept"
+        assert reader._size <= limit, "more than the limit is kept"
         while (event := reader.next_event()) is not None:
             assert not events or not isinstance(events[-1], Malformed), "an event behind the terminal one"
             events.append(event)
@@ -64,6 +64,9 @@ def run(data: bytes) -> None:
             message = parse_record(record)
             if isinstance(message, Invocation):
                 assert _shape(message) == _shape(parse_envelope(record)), "the short way differs from the general one"
+    longest = max(map(len, data.split(b"\x1e")[:-1]), default=0)
+    if longest:
+        assert isinstance(_parse([data], longest)[-1], Malformed), "a message of the limit leaves no room for its end"
     for event in whole:
         if isinstance(event, Invocation | StreamInvocation):
             for bind in _BINDERS:

@@ -10,7 +10,8 @@ invocation, and no switch between those of one batch. A plain `def` method that 
 idle runs at once, in the reader's task. With `signalr.parallel_invocations` above one, further slots
 are tasks that live while there is work. Streams, and invocations with uploads, are tasks of their own
 and take no slot; uploads are open from the moment their invocation arrives (`engine.signalr.uploads`).
-An invocation that waits for a client's result gives its slot up (`Slot.release`), so that what the
+Reading pauses while many wait, for a moment at a time where none of them starts. An
+invocation that waits for a client's result gives its slot up (`Slot.release`), so that what the
 client sends meanwhile is not stuck behind it.
 
 What runs a method here is the invocation barrier, one of the four places that catch Exception.
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from engine.wire.signalr.messages import HubProtocol
 
 _HIGH_WATER = 64 * 1024  # bytes queued before an invocation waits; as in `engine.transport.outbox`
+_PATIENCE = 0.05  # seconds; long for methods that run, short for a client that waits for its cancels
 _YIELD_EVERY = 64  # stream items between two checkpoints that let other tasks run
 
 
@@ -134,6 +136,7 @@ class Dispatcher:
         "_idle",
         "_limit",
         "_max_pending",
+        "_max_pending_size",
         "_nursery",
         "_paused",
         "_pending",
@@ -141,8 +144,10 @@ class Dispatcher:
         "_running",
         "_settings",
         "_streams",
+        "_took",
         "_waiting_tasks",
         "_wakes",
+        "_watching",
         "uploads",
     )
 
@@ -153,12 +158,15 @@ class Dispatcher:
         self._filtered = connection.hub.filters.invoke
         self._limit = settings.parallel_invocations
         self._max_pending = settings.max_pending_invocations
+        self._max_pending_size = settings.max_pending_size
         self._rate = None if math.isinf(settings.invocation_rate) else RateLimit(settings)
         self.uploads = Uploads(connection, settings.stream_buffer_capacity, settings.max_upload_backlog)
         # owned by the reader and the slots, which all are synchronous towards each other
         self._pending: deque[Invocation | StreamInvocation] = deque()
         self._running = 0  # slots in use
         self._paused = False
+        self._took = False  # something that was pending has started since the last look
+        self._watching = False
         self._finishing = False
         self._idle = False  # the connection's task is parked
         self._wakes: Mailbox[bool] = Mailbox()  # for it; True: a slot comes with it
@@ -193,6 +201,9 @@ class Dispatcher:
         if len(self._pending) >= self._max_pending and not self._paused:
             self._paused = True
             self._connection.hold_reading(self)
+            if not self._watching:
+                self._watching = True
+                self.start_soon(self._watch)
         self._use_free_slot()
 
     def cancel(self, invocation_id: str) -> None:
@@ -204,6 +215,7 @@ class Dispatcher:
         for message in self._pending:
             if message.invocation_id == invocation_id:
                 self._pending.remove(message)
+                self._took_one()
                 self.uploads.close(message.stream_ids)
                 self._refuse(message, texts.invocation_failed(message.target, ""))
                 return
@@ -321,14 +333,29 @@ class Dispatcher:
 
     def _take(self) -> Invocation | StreamInvocation:
         message = self._pending.popleft()
-        if self._paused and len(self._pending) <= self._max_pending // 2:
-            self._resume_reading()
+        if self._paused:
+            self._took_one()
         return message
+
+    def _took_one(self) -> None:
+        self._took = True
+        if len(self._pending) <= self._max_pending // 2:
+            self._resume_reading()
 
     def _resume_reading(self) -> None:
         if self._paused:
             self._paused = False
             self._connection.release_reading(self)
+
+    async def _watch(self) -> None:
+        """While reading is paused: read on where nothing starts, for cancels are behind what waits, and pings."""
+        while self._paused:  # if it was paused anew meanwhile, that is looked at as well
+            self._took = False
+            await trio.sleep(_PATIENCE)
+            stuck = not self._took and self._paused
+            if stuck and sum(memoryview(each.arguments).nbytes for each in self._pending) < self._max_pending_size:
+                self._resume_reading()  # until the next that has to wait
+        self._watching = False
 
     async def _park(self) -> bool:
         """Wait for an invocation; True: a slot comes with it."""

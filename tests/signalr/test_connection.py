@@ -282,7 +282,7 @@ async def test_a_client_that_pinged_is_closed_after_its_time_out_of_silence(
 async def test_a_client_whose_messages_we_do_not_read_is_not_silent(
     events: list[Any], autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with hosting(LifeHub, keep_alive_interval=1000, max_pending_invocations=2) as host:
+    async with hosting(LifeHub, keep_alive_interval=1000, max_pending_invocations=2, max_pending_size=1) as host:
         client = await host.connect()
         await client.send('{"type":6}\x1e')
         for number in range(3):

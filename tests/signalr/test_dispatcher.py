@@ -264,6 +264,30 @@ async def test_reading_pauses_while_too_much_is_pending_and_nothing_is_lost(gate
             assert await ids(client, 201) == ["a", *map(str, range(200))]
 
 
+async def test_cancels_are_read_behind_however_many_invocations_that_wait(
+    gates: Gates, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with hosting(WorkHub, max_pending_invocations=4) as host:
+        client = await host.connect()
+        await client.invoke("Block", "a", invocation_id="a")
+        for number in range(100):
+            await client.invoke("Later", number, invocation_id=str(number))
+        await client.send('{"type":5,"invocationId":"a"}\x1e')
+        assert await ids(client, 101) == ["a", *map(str, range(100))]
+        assert trio.current_time() < 10, "reading goes on every now and then"
+
+
+async def test_reading_goes_on_when_all_that_waited_was_cancelled(gates: Gates) -> None:
+    async with hosting(WorkHub, max_pending_invocations=4) as host:
+        client = await host.connect()
+        names = ["a", "1", "2", "3", "4"]
+        calls = [f'{{"type":1,"target":"Block","arguments":["a"],"invocationId":"{name}"}}\x1e' for name in names]
+        cancels = [f'{{"type":5,"invocationId":"{name}"}}\x1e' for name in reversed(names)]
+        await client.send("".join(calls + cancels))  # in one read: what it pauses is behind it
+        assert sorted(await ids(client, 5)) == sorted(names)
+        assert (await client.call("Later", 1))["result"] == 1
+
+
 async def test_a_stream_sends_its_items_and_then_a_completion_without_result(gates: Gates) -> None:
     async with hosting(WorkHub) as host:
         client = await host.connect()

@@ -251,7 +251,7 @@ async def test_a_request_that_breaks_off_leaves_no_half_message_behind(
 
 
 async def test_a_post_waits_while_too_much_is_pending_and_polls_go_on(events: list[Any]) -> None:
-    async with hosting(PollHub, max_pending_invocations=2) as host:
+    async with hosting(PollHub, max_pending_invocations=2, max_pending_size=1) as host:
         client = await connect(host)
         for number in range(3):
             await client.call("Block", invocation_id=str(number))
