@@ -71,7 +71,7 @@ class ServerConfig:
     write_timeout: float = 30.0  # no byte accepted by the peer for so long: it is gone (nghttpx)
     close_timeout: float = 1.0  # lingering close: read and discard so long that an answer arrives
     outbox_size: int = 1 * MIB  # bytes that a slow client of a broadcast may leave queued; beyond it, it is closed
-    read_size: int = 64 * KIB  # one read of a socket
+    read_size: int = 256 * KIB  # one read of a socket at most, as asyncio's; bulk grows into it, floods do not
     shared_poller: bool = True  # Linux: one epoll for all plain sockets; False: each waits for its own
     busy_poll: float = 0.0  # poll on so long after a message: halves latency, costs a CPU while there is traffic
 

@@ -25,6 +25,7 @@ from engine.transport.stream import ByteStream
 from engine.transport.watchdog import Watchdog
 
 HIGH_WATER = 64 * 1024  # bytes queued before a well-behaved writer waits; asyncio's and Kestrel's
+_JOINED = 64 * 1024  # bytes of small chunks that leave in one write; copying more would cost more than a call
 _STALL_SLICE = 64 * 1024  # the write deadline starts anew for each: 2 KiB/s keep a slow reader alive
 
 
@@ -121,6 +122,7 @@ class Outbox:
         self.bytes_sent += sent
         if sent == len(data):
             return True
+        self._size = len(data) - sent
         self._keep(data, sent)
         return self._size <= HIGH_WATER
 
@@ -146,26 +148,42 @@ class Outbox:
                 data = self._source()
                 if not data:
                     return
+                self._size = len(data)
             else:
-                chunks = self._chunks
-                data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                chunks.clear()
+                data = self._next()
             try:
                 sent = self._stream.send_nowait(data)
             except ConnectionClosed as error:
                 self._fail(error)
                 return
             self.bytes_sent += sent
+            self._size -= sent
             if sent != len(data):
                 self._keep(data, sent)
                 return
-            self._size = 0
+
+    def _next(self) -> bytes | memoryview:
+        """What is queued first: small chunks joined, large ones as they are."""
+        chunks = self._chunks
+        data = chunks[0]
+        if len(chunks) == 1:
+            chunks.clear()
+        elif self._size <= _JOINED:
+            data = b"".join(chunks)
+            chunks.clear()
+        else:
+            size, count = len(data), 1
+            while count < len(chunks) and size + len(chunks[count]) <= _JOINED:
+                size += len(chunks[count])
+                count += 1
+            if count > 1:
+                data = b"".join(chunks[:count])
+            del chunks[:count]
+        return data
 
     def _keep(self, data: bytes | memoryview, sent: int) -> None:
-        """Queue what the transport has not taken; nothing else is queued."""
-        rest = memoryview(data)[sent:] if sent else data
-        self._chunks.append(rest)
-        self._size = len(rest)
+        """Leave to the writer what the transport has not taken."""
+        self._chunks.insert(0, memoryview(data)[sent:] if sent else data)
         self._wake_writer()
 
     def flush_soon(self) -> None:
@@ -231,18 +249,19 @@ class Outbox:
         write_timeout, stream = self._config.write_timeout, self._stream
         while self._failure is None:
             if self._size:
-                chunks = self._chunks
-                data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                chunks.clear()
+                data = self._next()
             else:
                 data = self._source() if self._source is not None else b""
                 if not data:
                     return
                 self._size = len(data)
-            sent = stream.send_nowait(data)
-            for start in range(sent, len(data), _STALL_SLICE):
+            rest = memoryview(data)[stream.send_nowait(data) :]
+            while rest:
                 self._stall.set(trio.current_time() + write_timeout)
-                await stream.send_all(memoryview(data)[start : start + _STALL_SLICE])
+                await stream.send_all(rest[:_STALL_SLICE])
+                rest = rest[_STALL_SLICE:]
+                if rest:
+                    rest = rest[stream.send_nowait(rest) :]
             self.bytes_sent += len(data)
             self._size = max(self._size - len(data), 0)  # a failure meanwhile has set it to 0
             if self._size <= HIGH_WATER and (self._waiters or self._callbacks):

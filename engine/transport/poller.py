@@ -40,8 +40,8 @@ _EVENTS_A_ROUND = 256
 
 FIRST_READ = 16 * 1024  # bytes; as HTTP/2's slices, and a memory page or two more than most messages
 _SMALLEST_READ = 2 * 1024
-_DEAR = 0.02  # seconds that others wait for one read; a frame of a film
-_CHEAP = 0.004
+_DEAR = 0.0002  # seconds that others wait for one read: as long as some twenty messages take
+_CHEAP = 0.00005
 
 
 def next_read(size: int, seconds: float, largest: int) -> int:

@@ -130,7 +130,7 @@ class SocketByteStream(ByteStream):
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
-                return self._socket.recv(self._read_size)
+                return self._socket.recv(min(self._read_size, FIRST_READ))
             except BlockingIOError:
                 await self._wait(trio.lowlevel.wait_readable)
             except OSError as error:

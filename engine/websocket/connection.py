@@ -28,6 +28,8 @@ _YIELD_EVERY = 64  # messages sent and received between two checkpoints that let
 # What ends an iteration without an error. 1005: no code, as a browser's `close()` without arguments.
 _GOOD_CODES = frozenset((1000, 1001, 1005))
 
+_LARGE = 64 * 1024  # bytes, from which on a write more is cheaper than a copy
+
 _NOTHING: deque[bytes] = deque(maxlen=0)  # stands for a backlog: few connections ever have one
 
 Data = str | bytes | bytearray | memoryview
@@ -262,7 +264,11 @@ class WebSocket(Link):
         """
         if self._closed is not None or self._occupied:
             await self._wait_for_turn()
-        frame = self._core.send_message(message)
+        if len(message) < _LARGE:
+            frame = self._core.send_message(message)
+        else:
+            header, frame = self._core.send_large(message)
+            self._write(header)
         # Where messages wait, the handler is about to answer those as well: let that join the write.
         room = self._write_soon(frame) if self._mailbox.items else self._write_now(frame)
         # `_written`, once more: a call less for what is called most

@@ -272,6 +272,18 @@ class WebSocketCore:
             return frames.binary_frame(message)
         return frames.binary_frame(frames.message_payload(message)[1])
 
+    def send_large(self, message: str | bytes | bytearray | memoryview) -> tuple[bytes, bytes]:
+        """`send_message` in two parts, to be written one after the other: so the payload need not be copied.
+
+        Raises:
+            LocalProtocolError: a close frame was sent, or text that is not Unicode.
+            TypeError: neither text nor bytes.
+        """
+        if not self._sending or self._deflater is not None or self._masking_key is not None:
+            return b"", self.send_message(message)
+        opcode, payload = frames.message_payload(message)
+        return frames.frame_header(frames.FIN | opcode, len(payload)), payload
+
     def send_fragment(self, data: str | bytes | bytearray | memoryview, *, first: bool) -> bytes:
         """The frame of a part of a message, of whatever size; `finish_message` ends it.
 

@@ -235,23 +235,23 @@ def text_frame(message: str) -> bytes:
         UnicodeEncodeError: the text holds a lone surrogate.
     """
     payload = message.encode()
-    return (_SHORT_TEXT[len(payload)] if len(payload) < 126 else _header(FIN | TEXT, len(payload))) + payload
+    return (_SHORT_TEXT[len(payload)] if len(payload) < 126 else frame_header(FIN | TEXT, len(payload))) + payload
 
 
 def encoded_text_frame(payload: bytes) -> bytes:
     """A whole text message whose UTF-8 is there already."""
-    return (_SHORT_TEXT[len(payload)] if len(payload) < 126 else _header(FIN | TEXT, len(payload))) + payload
+    return (_SHORT_TEXT[len(payload)] if len(payload) < 126 else frame_header(FIN | TEXT, len(payload))) + payload
 
 
 def binary_frame(payload: bytes) -> bytes:
     """A whole binary message as a server sends it; the payload is copied once."""
-    return (_SHORT_BINARY[len(payload)] if len(payload) < 126 else _header(FIN | BINARY, len(payload))) + payload
+    return (_SHORT_BINARY[len(payload)] if len(payload) < 126 else frame_header(FIN | BINARY, len(payload))) + payload
 
 
 def any_frame(first: int, payload: bytes) -> bytes:
     """A frame as a server sends it, by the first byte of its header."""
     length = len(payload)
-    return (bytes((first, length)) if length < 126 else _header(first, length)) + payload
+    return (bytes((first, length)) if length < 126 else frame_header(first, length)) + payload
 
 
 def control_frame(opcode: int, payload: bytes) -> bytes:
@@ -259,7 +259,8 @@ def control_frame(opcode: int, payload: bytes) -> bytes:
     return bytes((FIN | opcode, len(payload))) + payload
 
 
-def _header(first: int, length: int) -> bytes:
+def frame_header(first: int, length: int) -> bytes:
+    """The header of a frame of 126 bytes or more, as a server sends it."""
     if length < 65536:
         return bytes((first, 126, length >> 8, length & 0xFF))
     return bytes((first, 127)) + length.to_bytes(8, "big")
