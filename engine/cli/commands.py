@@ -12,6 +12,7 @@ import trio
 
 import engine
 from engine.cli import hub, welcome
+from engine.cli.allocator import keep_freed_memory
 from engine.cli.settings import build_config, setting_options
 from engine.cli.target import DEMO, load_app
 from engine.observe import log
@@ -54,6 +55,7 @@ def serve(
         urls = welcome.urls(server.addresses, server.tls_addresses, tls=config.tls is not None)
         click.echo("\n".join(welcome.lines(target, urls, app.routes(), server.protocol_addresses)))  # echo flushes
 
+    keep_freed_memory()
     return trio.run(partial(run_until_signal, app, config, on_started=started))
 
 

@@ -40,8 +40,8 @@ _EVENTS_A_ROUND = 256
 
 FIRST_READ = 16 * 1024  # bytes; as HTTP/2's slices, and a memory page or two more than most messages
 _SMALLEST_READ = 2 * 1024
-_DEAR = 0.0002  # seconds that others wait for one read: as long as some twenty messages take
-_CHEAP = 0.00005
+_DEAR = 0.0001  # seconds that others wait for one read: as long as a dozen messages take
+_CHEAP = 0.00003
 
 
 def next_read(size: int, seconds: float, largest: int) -> int:
@@ -61,12 +61,12 @@ class _Pumped:
     __slots__ = ("largest", "recv", "sink", "size", "task")
 
     def __init__(
-        self, sock: socket.socket, sink: Callable[[bytes], bool], largest: int, task: trio.lowlevel.Task
+        self, sock: socket.socket, sink: Callable[[bytes], bool], largest: int, size: int, task: trio.lowlevel.Task
     ) -> None:
         self.recv = sock.recv
         self.sink = sink
         self.largest = largest
-        self.size = min(largest, FIRST_READ)
+        self.size = min(largest, size)
         self.task = task
 
 
@@ -204,9 +204,10 @@ class Poller:
     def _receive_much(self, descriptor: int, pumped: _Pumped, data: bytes) -> None:
         """A full read: there may be more behind it."""
         began = perf_counter()
-        if not pumped.sink(data):
-            self._finish(descriptor, outcome.Value(None))
+        more = pumped.sink(data)
         pumped.size = next_read(len(data), perf_counter() - began, pumped.largest)
+        if not more:
+            self._finish(descriptor, outcome.Value(None))
 
     def _finish(self, descriptor: int, result: outcome.Outcome[None]) -> None:
         pumped = self._forget(descriptor)
@@ -219,10 +220,19 @@ class Poller:
             self._epoll.unregister(descriptor)
         return pumped
 
-    async def pump(self, sock: socket.socket, sink: Callable[[bytes], bool], largest: int) -> None:
+    async def pump(
+        self, sock: socket.socket, sink: Callable[[bytes], bool], largest: int, size: int = FIRST_READ
+    ) -> int:
         """Hand every read of `sock` to `sink` until it returns False or has had the end.
 
         A checkpoint; cancellation loses no bytes.
+
+        Args:
+            largest: bytes of a read at most.
+            size: bytes of the first one.
+
+        Returns:
+            What a next read should have; see `next_read`.
 
         Raises:
             OSError: of the socket.
@@ -230,7 +240,7 @@ class Poller:
             Exception: what the sink raised.
         """
         descriptor = sock.fileno()
-        self._pumped[descriptor] = _Pumped(sock, sink, largest, trio.lowlevel.current_task())
+        pumped = self._pumped[descriptor] = _Pumped(sock, sink, largest, size, trio.lowlevel.current_task())
         self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
@@ -238,6 +248,7 @@ class Poller:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+        return pumped.size
 
     def discard(self, sock: socket.socket) -> None:
         """The socket is about to be closed: whoever pumps it gets `ConnectionClosed`."""

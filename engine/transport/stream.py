@@ -107,13 +107,14 @@ class SocketByteStream(ByteStream):
     system call where data is there. The socket is owned from here on.
     """
 
-    __slots__ = ("_broken", "_read_size", "_socket", "local_address", "peer_address", "poller")
+    __slots__ = ("_broken", "_read_size", "_size", "_socket", "local_address", "peer_address", "poller")
 
     def __init__(self, sock: socket.socket, *, read_size: int, poller: Poller | None = None) -> None:
         sock.setblocking(False)
         self._socket = sock
         self.poller = poller
         self._read_size = read_size
+        self._size = FIRST_READ  # of the next read
         self._broken = False
         self.local_address = self.peer_address = "unix"
         with contextlib.suppress(OSError):  # the peer may be gone before we look: reading will tell
@@ -122,7 +123,7 @@ class SocketByteStream(ByteStream):
                 notsent_lowat = getattr(socket, "TCP_NOTSENT_LOWAT", None)
                 if notsent_lowat is not None:
                     # As trio.SocketStream: without it the kernel hides megabytes from back-pressure.
-                    sock.setsockopt(socket.IPPROTO_TCP, notsent_lowat, 16 * 1024)
+                    sock.setsockopt(socket.IPPROTO_TCP, notsent_lowat, 131072)
             self.local_address = format_address(sock.getsockname())
             self.peer_address = format_address(sock.getpeername())
 
@@ -141,8 +142,8 @@ class SocketByteStream(ByteStream):
             await self._pump_shared(self.poller, sink, max_bytes or self._read_size)
             return
         recv, largest = self._socket.recv, max_bytes or self._read_size
-        size = min(largest, FIRST_READ)
         while True:
+            size = min(largest, self._size)
             try:
                 data = recv(size)
             except BlockingIOError:
@@ -157,16 +158,17 @@ class SocketByteStream(ByteStream):
                 await self._wait(trio.lowlevel.wait_readable)
                 continue
             began = perf_counter()
-            if not sink(data):
+            more = sink(data)
+            self._size = next_read(size, perf_counter() - began, largest)
+            if not more:
                 return
-            size = next_read(size, perf_counter() - began, largest)
             await trio.lowlevel.checkpoint()  # a peer that always has data must not starve others
 
     async def _pump_shared(self, poller: Poller, sink: Sink, largest: int) -> None:
         if self._socket.fileno() < 0:
             raise ConnectionClosed(1006, "closed on our side")
         try:
-            await poller.pump(self._socket, sink, largest)
+            self._size = await poller.pump(self._socket, sink, largest, self._size)
         except OSError as error:
             raise _lost(error) from None
 

@@ -29,8 +29,4 @@ def broadcast(connections: Iterable[WebSocket], message: str | bytes | bytearray
         TypeError: neither text nor bytes.
     """
     made: dict[tuple[int, int, int] | None, bytes] = {}
-    taken = 0
-    for ws in connections:
-        if ws.closed is None and ws.offer(ws.shared_frame(message, made)):
-            taken += 1
-    return taken
+    return sum([ws.share(message, made) for ws in connections])

@@ -14,6 +14,7 @@ PACE = 0.002  # seconds between two messages of one of the connections that are 
 binary_load = functools.partial(websocket_load, mode="binary")
 tcp_load = functools.partial(websocket_load, mode="tcp")
 broadcast_load = functools.partial(websocket_load, mode="broadcast")
+deflate_load = functools.partial(websocket_load, mode="deflate")
 
 
 def either_load(running: Running, load: Load, seconds: float) -> Figures:

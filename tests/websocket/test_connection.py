@@ -130,7 +130,7 @@ async def test_both_directions_are_checkpoints_and_let_other_tasks_run() -> None
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        for _ in range(640):
+        for _ in range(320):
             await ws.send("x")
         nursery.cancel_scope.cancel()
     assert turns >= 9

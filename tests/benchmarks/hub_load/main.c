@@ -312,7 +312,7 @@ static void open_socket(struct connection *c, const char *address) {
     struct frame answer;
     char handshake[64];
     dial(c, address);
-    upgrade(c, path);
+    upgrade(c, path, 0);
     int length = sprintf(handshake, "{\"protocol\":\"%s\",\"version\":1}\x1e", mode == MSGPACK ? "messagepack" : "json");
     send_blocking(c, frame, make_frame(frame, 1, handshake, length));
     while (!next_frame(c, 0, &answer)) receive_some(c);

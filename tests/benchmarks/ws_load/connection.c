@@ -107,12 +107,12 @@ void drop_front(struct connection *c, size_t length) {
 
 /* -- WebSocket -------------------------------------------------------------- */
 
-void upgrade(struct connection *c, const char *path) {
+void upgrade(struct connection *c, const char *path, int offer_deflate) {
     char request[1024];
     int length = snprintf(request, sizeof request,
                           "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                          path);
+                          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+                          path, offer_deflate ? "Sec-WebSocket-Extensions: permessage-deflate\r\n" : "");
     send_blocking(c, (unsigned char *)request, length);
     unsigned char *end;
     while (!(end = memmem(c->buffer, c->have, "\r\n\r\n", 4))) receive_some(c);

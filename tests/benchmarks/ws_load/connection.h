@@ -32,7 +32,7 @@ void die(const char *why);
 
 /* ADDRESS is a port on 127.0.0.1, tls:PORT, or the path of a Unix socket. */
 void dial(struct connection *c, const char *address);
-void upgrade(struct connection *c, const char *path);
+void upgrade(struct connection *c, const char *path, int offer_deflate);
 void make_nonblocking(struct connection *c);
 
 /* What the socket has or takes now; 0 where that is nothing. Dies where the connection ended. */

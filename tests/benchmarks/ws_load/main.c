@@ -5,6 +5,7 @@
  *             binary     the same with binary frames
  *             tcp        the same bytes without a WebSocket; as many must come back
  *             broadcast  one connection sends, all must get it; then the next. IN_FLIGHT must be 1
+ *             deflate    the same, where all offer permessage-deflate, as browsers do; what comes is not inflated
  *             flood      the first connection sends without end; only the others are measured
  *             idle       an echo each, then nothing: prints "ready", and ends at the end of its input
  *   ADDRESS   a port on 127.0.0.1, tls:PORT, or the path of a Unix socket
@@ -33,8 +34,8 @@
 #define BATCH (16 << 10)
 #define BUCKETS 1000000 /* one a microsecond */
 
-static enum { TEXT, BINARY, TCP, BROADCAST, FLOOD, IDLE } mode;
-static const char *MODES[] = {"text", "binary", "tcp", "broadcast", "flood", "idle"};
+static enum { TEXT, BINARY, TCP, BROADCAST, DEFLATE, FLOOD, IDLE } mode;
+static const char *MODES[] = {"text", "binary", "tcp", "broadcast", "deflate", "flood", "idle"};
 
 static int connections, in_flight, counting, epoll;
 static size_t payload_size;
@@ -53,6 +54,7 @@ static double now(void) {
 }
 
 static int floods(struct connection *c) { return mode == FLOOD && c == all; }
+static int broadcasts(void) { return mode == BROADCAST || mode == DEFLATE; }
 
 /* -- sending ---------------------------------------------------------------- */
 
@@ -66,6 +68,7 @@ static void wait_to_write(struct connection *c, int wait) {
 /* Write what is owed, small messages many at a time, until the socket is full. */
 static void write_owed(struct connection *c) {
     static unsigned char batch[BATCH];
+    if (floods(c)) c->owed = BATCH; /* more than fit in */
     while (c->owed) {
         unsigned first = (c->next_message - c->owed) % in_flight;
         const unsigned char *data = messages[first] + c->written;
@@ -121,12 +124,14 @@ static int count_replies(struct connection *c, double at) {
         used += frame.whole;
         if (frame.opcode == 8) die("the server sent a close frame");
         if (frame.opcode > 2) continue;
-        if (frame.length != payload_size) die("an echo has another length");
-        found++;
+        if (mode != DEFLATE && frame.length != payload_size) die("an echo has another length");
         if (floods(c)) {
             flooded += counting;
             all_replies++;
-        } else if (mode == BROADCAST)
+            continue;
+        }
+        found++;
+        if (broadcasts())
             count_reply(at - all->sent_at[0]);
         else
             count_reply(at - c->sent_at[c->oldest++ % in_flight]);
@@ -141,13 +146,13 @@ static void readable(struct connection *c) {
     int answered = count_replies(c, at);
     while (c->ssl && receive_some(c)) answered += count_replies(c, at); /* epoll cannot see what OpenSSL holds */
     if (!answered) return;
-    if (mode == BROADCAST) {
+    if (broadcasts()) {
         missing -= answered;
         if (missing == 0) {
             missing = connections;
             send_messages(all, 1, at);
         }
-    } else if (pace == 0 || floods(c)) {
+    } else if (pace == 0) {
         send_messages(c, answered, at);
     }
 }
@@ -157,7 +162,7 @@ static void readable(struct connection *c) {
 static void open_connection(struct connection *c, const char *address, const char *path) {
     struct frame frame;
     dial(c, address);
-    if (mode != TCP) upgrade(c, path);
+    if (mode != TCP) upgrade(c, path, mode == DEFLATE);
     if (mode == IDLE) {
         send_blocking(c, messages[0], message_length[0]);
         while (!next_frame(c, 0, &frame)) receive_some(c);
@@ -181,7 +186,7 @@ static void make_messages(void) {
 static void begin(double at) {
     missing = connections;
     for (int i = 0; i < connections; i++) {
-        if (mode == BROADCAST && i) break;
+        if (broadcasts() && i) break;
         all[i].next_at = at + pace * i / connections;
         if (pace == 0 || floods(&all[i])) send_messages(&all[i], in_flight, at);
     }
