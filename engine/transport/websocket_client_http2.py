@@ -60,6 +60,7 @@ class Http2ClientConnection(ClientConnection):
         self._lost: str | None = None  # why nothing more can come
         self._peer_ended = False  # END_STREAM came
         self._response: ResponseReceived | None = None
+        self.high_water = config.http2.send_buffer  # there is one stream
         # It asks of its driver what this class has, and cannot tell which end it is on.
         self.exchange: Http2Exchange = Http2Exchange(cast("Http2Driver", self), self._stream_id, head)
         self.exchange.status = 200
