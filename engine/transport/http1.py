@@ -183,6 +183,9 @@ class Http1Driver:
     def resume(self) -> None:
         """There may be room again."""
         if self._parked is not None and self._has_room():
+            if self._phase is _Phase.BODY:
+                # Until now it was us who did not read.
+                self._rate_deadline = trio.current_time() + self.config.http1.min_body_rate_grace
             self._parked.set()
             self._parked = None
 

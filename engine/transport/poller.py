@@ -51,7 +51,7 @@ def next_read(size: int, seconds: float, largest: int) -> int:
     for each byte of body) come in small bites, bulk in large ones.
     """
     if seconds > _DEAR:
-        return max(size // 2, _SMALLEST_READ)
+        return max(size // 2, min(size, _SMALLEST_READ))
     return min(size * 2, largest) if seconds < _CHEAP else size
 
 
