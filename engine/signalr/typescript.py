@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 __all__ = ["typescript"]
@@ -75,7 +76,7 @@ class _Writer:
         lines = [*_comment(hub["doc"], ""), f"export interface {name} {{"]
         for method in hub["methods"]:
             target, parameters = json.dumps(method["name"]), self._parameters(method)
-            lines += _comment(method["doc"], "  ")
+            lines += _comment(" ".join(filter(None, (method["doc"], _warning(method)))), "  ")
             if method["stream"]:
                 item = self.type(method["returns"]) if method["returns"] is not None else "null"
                 lines.append(f"  stream(methodName: {target}{parameters}): signalr.IStreamResult<{item}>;")
@@ -160,6 +161,13 @@ class _Writer:
                 return _PLAIN.get(kind, "unknown")
             case _:
                 return "unknown"
+
+
+def _warning(method: Mapping[str, Any]) -> str:
+    """What the official client does wrong: it takes arguments out of the list that it walks through."""
+    streams = [each["stream"] for each in method["parameters"]]
+    adjacent = any(both == (True, True) for both in pairwise(streams))
+    return "(@microsoft/signalr up to 10 cannot send two streams side by side.)" if adjacent else ""
 
 
 def _comment(text: str, indent: str) -> list[str]:

@@ -138,6 +138,20 @@ def test_the_declarations_are_typed():
     assert text.count("{") == text.count("}")
 
 
+class SideBySide(Hub):
+    async def join(self, a: AsyncIterator[int], b: AsyncIterator[int]) -> int:
+        """Both."""
+        return 0
+
+    async def apart(self, a: AsyncIterator[int], text: str, b: AsyncIterator[int]) -> int: ...
+
+
+def test_the_declarations_warn_of_what_the_official_client_cannot_do():
+    lines = typescript(describe([("/side", SideBySide)])).split("\n")
+    assert "  /** Both. (@microsoft/signalr up to 10 cannot send two streams side by side.) */" in lines
+    assert sum("side by side" in line for line in lines) == 1
+
+
 def run(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(cli, ["hub", *arguments], standalone_mode=False)
     code = result.return_value if isinstance(result.return_value, int) else 0
