@@ -233,15 +233,15 @@ class HubEndpoint:
             self._answers.respond(exchange, 405, "", (*TEXT, (b"allow", b"POST")))
             return
         if not runtime.settings.authentication_refresh:
-            refuse(404, "refresh_disabled", "Authentication refresh is off; see signalr.authentication_refresh.")
+            refuse(404, "refresh_disabled", "Auth refresh is not enabled for this endpoint.")
             return
         token = query_value(exchange.head.query, "id")
         if not token:
-            refuse(400, "missing_connection_token", "Give the connection token as the query parameter id.")
+            refuse(400, "missing_connection_token", "The 'id' query string parameter is required.")
             return
         ticket = self._tickets.find(token, trio.current_time())
         if ticket is None:
-            refuse(404, "connection_not_found", "No Connection with that ID")
+            refuse(404, "connection_not_found", "No active connection with the specified ID.")
             return
         user = await self._access.judge(exchange.head)
         if user is None or isinstance(user, Denied):
