@@ -74,7 +74,7 @@ class _Connection:
         self._core = core
         self.resets = 0
 
-    def open(self, handler: Attempt, fields: Any, *, reserved: bool) -> int:
+    def open(self, handler: Attempt, fields: Any, *, reserved: bool, single: bool) -> int:
         stream_id = self._core.next_stream_id()
         self._core.send_headers(stream_id, fields)
         self._core.send_data(stream_id, _message(b"request"), end_stream=True)

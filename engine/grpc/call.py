@@ -177,14 +177,25 @@ class Call:
         return attempt
 
     def _open(self, connection: Http2ClientConnection, *, reserved: bool) -> Attempt | None:
-        attempt = self._new_attempt(connection)
-        if not attempt.open(self._fields(), reserved=reserved):
+        attempt, fields = self._new_attempt(connection), self._fields()
+        if self.details.metadata or self._extra:
+            self._check_size(connection, fields, reserved=reserved)
+        if not attempt.open(fields, reserved=reserved):
             return None
         self._number += 1
         self.attempt = attempt
         if self.hedge is not None:
             self._retries += 1
         return attempt
+
+    def _check_size(self, connection: Http2ClientConnection, fields: Fields, *, reserved: bool) -> None:
+        """Sent nevertheless, what a server does not take could cost the connection and all other calls on it."""
+        size = wire_metadata.size(fields)
+        if size > connection.max_header_list:
+            if reserved:
+                connection.release()
+            limit = f"the {connection.max_header_list} that {connection.peer_address} takes"
+            raise self._error(StatusCode.RESOURCE_EXHAUSTED, f"metadata of {size} bytes exceeds {limit}; send less")
 
     def _fields(self) -> Fields:
         """The request's head; the same object for the same simple call, so that HPACK encodes it once."""

@@ -142,6 +142,7 @@ class Http2ClientConnection:
         self._handlers: dict[int, StreamHandler] = {}
         self._blocked: set[int] = set()  # streams whose sender waits
         self._max_streams = 0
+        self.max_header_list = math.inf  # bytes of a request's fields that the server takes
         self._reserved = 0
         self._waiting: deque[trio.lowlevel.Task] = deque()
         # reading
@@ -485,6 +486,8 @@ class Http2ClientConnection:
 
     def _on_settings(self, event: PeerSettingsChanged) -> None:
         self._max_streams = self.core.peer_max_streams
+        limit = self.core.peer_max_header_list
+        self.max_header_list = math.inf if limit is None else limit
         if not self.ready:
             self.ready = True
             if self._config.keepalive_without_calls:

@@ -223,6 +223,11 @@ class Http2Core(Http2Sender[_Stream]):
         return self._h2.remote_settings.max_concurrent_streams
 
     @property
+    def peer_max_header_list(self) -> int | None:
+        """Bytes of fields that the peer wants to see at most (SETTINGS_MAX_HEADER_LIST_SIZE); None: it did not say."""
+        return self._h2.remote_settings.max_header_list_size
+
+    @property
     def open_streams(self) -> int:
         """Streams that have not ended on both sides."""
         return len(self._streams)

@@ -172,6 +172,25 @@ async def test_a_reset_before_the_trailers_is_a_failure_whatever_came_before(sen
     assert outcomes.results["call"].code is StatusCode.INTERNAL
 
 
+@pytest.mark.parametrize("connected", [False, True])
+async def test_metadata_that_a_server_does_not_take_is_not_sent(connected: bool) -> None:
+    async with scripted() as (stub, network, channel):
+        network.settings = ((6, 1000), (3, 1))  # MAX_HEADER_LIST_SIZE, MAX_CONCURRENT_STREAMS
+        if connected:
+            await channel.ready()
+        with pytest.raises(RpcError, match="exceeds the 1000 that peer:1 takes") as caught:
+            await stub.say_hello(ADA, metadata=[("x-a", "y" * 1000)])
+        assert caught.value.code is StatusCode.RESOURCE_EXHAUSTED
+        outcomes = Outcomes()
+        async with trio.open_nursery() as nursery:  # its stream is free again
+            await call_beside(nursery, outcomes, stub, metadata=[("x-a", "y")])
+            server = await network.accept()
+            stream_id, _ = await server.request()
+            assert stream_id == 1
+            await server.answer(stream_id, hello("Hello Ada"))
+        assert outcomes.results["call"] == HelloReply(message="Hello Ada")
+
+
 async def test_pings_of_the_server_are_answered() -> None:
     async with scripted() as (_, network, channel):
         await channel.ready()
