@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from engine import App, Config
-from engine.errors import ConfigError
+from engine.errors import ConfigError, RpcError
 from engine.server import Server
 from examples.stock import greet_pb2, greet_pb2_grpc
 
@@ -35,6 +36,9 @@ class AioGreeter(greet_pb2_grpc.GreeterServicer):
         context.add_done_callback(self.ended.append)
         if request.name == "abort":
             await context.abort(grpc.StatusCode.ABORTED, "so", trailing_metadata=(("x-t", "1"),))
+        if request.name == "swallowed":
+            with contextlib.suppress(RpcError):
+                await context.abort(grpc.StatusCode.OK, "no success")
         if request.name == "rich":
             detail = any_pb2.Any()
             detail.Pack(greet_pb2.HelloRequest(name="detail"))
@@ -155,6 +159,8 @@ async def test_statuses_of_a_servicer_reach_the_client(caplog: pytest.LogCapture
         aborted = refusal(lambda: say(stub, "abort"))
         assert (aborted.code(), aborted.details()) == (grpc.StatusCode.ABORTED, "so")
         assert [tuple(each) for each in aborted.trailing_metadata()] == [("x-t", "1")]
+        swallowed = refusal(lambda: say(stub, "swallowed"))  # an abort ends the call whatever becomes of its exception
+        assert (swallowed.code(), swallowed.details()) == (grpc.StatusCode.UNKNOWN, "no success")
         rich = rpc_status.from_call(refusal(lambda: say(stub, "rich")))
         assert (rich.code, rich.message, len(rich.details)) == (9, "rich", 1)
         found = refusal(lambda: say(stub, "code"))
