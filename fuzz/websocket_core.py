@@ -48,6 +48,10 @@ SEEDS: list[bytes] = [
     b"\x0b" + b"\x81\x05hello",
     b"\x0c" + _frame(0x01, b"\xf0\x9f") + _frame(0x00, b"\x98") + _frame(0x80, b"\x80") + _frame(0x81) * 3,
     b"\x0e" + _frame(0x88, b"\x03\xf6\xd3"),
+    *(
+        b"\x10" + _frame(0x88, code.to_bytes(2, "big"))
+        for code in (999, 1004, 1005, 1006, 1014, 1015, 1016, 2999, 5000)
+    ),
     b"\x0f" + (_frame(0x01, b"x" * 10) + _frame(0x80, b"y" * 10)) * 5,
     b"\x0d" + _frame(0x88, b"\x03\xf6") + _frame(0x89, b"x" * 125) + _frame(0x89, b"x" * 126),
 ]

@@ -10,7 +10,7 @@ import re
 
 from engine.config import WebSocketConfig
 from engine.wire.websocket.deflate import negotiate
-from engine.wire.websocket.extensions import parse_extensions
+from engine.wire.websocket.extensions import Offer, parse_extensions
 from engine.wire.websocket.handshake import Accepted, Refusal, accept_token, check_connect, check_upgrade
 
 _GOOD = b"""GET 1.1
@@ -29,6 +29,10 @@ SEEDS: list[bytes] = [
     _GOOD + b"sec-websocket-extensions: permessage-deflate; server_max_window_bits=8, permessage-deflate\n",
     _GOOD
     + b'sec-websocket-extensions: permessage-deflate; client_max_window_bits="1\\0"; server_no_context_takeover\n',
+    _GOOD + b"sec-websocket-extensions: permessage-deflate; server_max_window_bits=010\n",
+    _GOOD + b"sec-websocket-extensions: permessage-deflate; client_max_window_bits; client_max_window_bits=9\n",
+    _GOOD + b"sec-websocket-extensions: permessage-deflate; server_no_context_takeover=1\n",
+    _GOOD + b'sec-websocket-extensions: permessage-deflate; client_max_window_bits=""\n',
     _GOOD + b"connection: \xff\nupgrade: h2c\n",
     _GOOD + b"content-length: 0\ntransfer-encoding: chunked\n",
     _GOOD.replace(b"1.1", b"1.0"),
@@ -36,6 +40,7 @@ SEEDS: list[bytes] = [
     _GOOD.replace(b"13", b"8"),
     _GOOD + _GOOD,
 ]
+_BITS = re.compile("[89]|1[0-5]")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -69,6 +74,7 @@ def _check(answer: Accepted | Refusal) -> None:
         assert all(_TOKEN.fullmatch(name) for name in answer.subprotocols)
         assert len(set(answer.subprotocols)) == len(answer.subprotocols)
         agreed = negotiate(answer.extensions, WebSocketConfig())
+        assert (agreed is not None) is any(_is_acceptable(offer) for offer in answer.extensions)
         if agreed is not None:
             assert 8 <= agreed[0].server_window_bits <= 12
             assert 8 <= agreed[0].client_window_bits <= 15
@@ -79,3 +85,17 @@ def _check(answer: Accepted | Refusal) -> None:
     assert answer.status != 426 or (b"sec-websocket-version", b"13") in answer.headers
     assert answer.text.isascii()
     assert answer.text
+
+
+def _is_acceptable(offer: Offer) -> bool:
+    """By the letter of RFC 7692 section 7.1, in which no parameter may be unknown, repeated or out of bounds."""
+    names = [name for name, _ in offer.parameters]
+    if offer.name != "permessage-deflate" or len(set(names)) != len(names):
+        return False
+    for name, value in offer.parameters:
+        if value is None:
+            if name not in ("server_no_context_takeover", "client_no_context_takeover", "client_max_window_bits"):
+                return False
+        elif name not in ("server_max_window_bits", "client_max_window_bits") or not _BITS.fullmatch(value):
+            return False
+    return True

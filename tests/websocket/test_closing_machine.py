@@ -80,6 +80,7 @@ class ClosingHandshake(RuleBasedStateMachine):
             self.sent += server_frames(self.core.send_message("x"))
         except LocalProtocolError:
             assert self.core.state is not State.OPEN
+            assert self.we_closed is not None or not self.hold, "what came before the end could not be answered"
 
     @rule(code=CODES)
     def application_closes(self, code: int) -> None:
