@@ -362,3 +362,4 @@ class Http1Exchange(Exchange):
         if self._raw and not self.response_ended:
             self.response_ended = True
             self._driver.close()
+            self._outbox.release()

@@ -40,6 +40,7 @@ class Http2Exchange(Exchange):
         "_rate_mark",
         "_rate_timer",
         "_received",
+        "_released",
         "_reset",
         "_stall_timer",
         "_timers",
@@ -74,6 +75,7 @@ class Http2Exchange(Exchange):
         self._waiters: list[trio.lowlevel.Task] = []  # in `drain`
         self._when_writable: Callable[[], None] | None = None
         self._reset = False
+        self._released = False  # nobody waits for room any more
         self._early_end = False  # RST_STREAM(NO_ERROR) is due
         # owned by the endpoint
         self.max_body: float = driver.config.http2.max_body_size
@@ -355,7 +357,7 @@ class Http2Exchange(Exchange):
 
     async def drain(self) -> None:
         self._driver.flush()
-        while self.queued > self.high_water:
+        while self.queued > self.high_water and not self._released:
             # What the writer has not been given yet may fit the window: that is no reason to wait.
             self._driver.outbox.flush()
             if self.queued <= self.high_water:
@@ -413,6 +415,8 @@ class Http2Exchange(Exchange):
         if not self.response_ended:
             self.write(b"", end=True)
             self._driver.flush()
+            self._released = True
+            self.wake()
 
 
 class _StatusFields(dict[int, tuple[bytes, bytes]]):

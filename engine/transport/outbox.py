@@ -48,6 +48,7 @@ class Outbox:
         "_failure",
         "_idle",
         "_on_failure",
+        "_released",
         "_size",
         "_source",
         "_stall",
@@ -80,6 +81,7 @@ class Outbox:
         self._size = 0
         self._waiters: list[trio.lowlevel.Task] = []
         self._callbacks: list[Callable[[], None]] = []
+        self._released = False  # nobody waits for room any more
         self._failure: ConnectionClosed | LimitExceeded | None = None
         self.bytes_sent = 0
         # owned by the writer
@@ -200,10 +202,15 @@ class Outbox:
             ConnectionClosed: the transport broke or stalled.
         """
         self.flush()
-        while self._size > HIGH_WATER and self._failure is None:
+        while self._size > HIGH_WATER and self._failure is None and not self._released:
             await self._wait()
         if self._failure is not None:
             raise self._closed()
+
+    def release(self) -> None:
+        """The last was written: `drain` waits no longer, although the peer may take what is queued late or never."""
+        self._released = True
+        self._wake_waiters()
 
     async def drained(self) -> None:
         """Wait until everything has left.

@@ -283,6 +283,7 @@ class SwitchedExchange(Exchange):
         if not self.response_ended:
             self.response_ended = True
             self._outbox.flush()
+            self._outbox.release()
             self._connection.close_soon()
 
 

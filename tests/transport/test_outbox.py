@@ -10,7 +10,7 @@ import trio.testing
 
 from engine.config import ServerConfig
 from engine.errors import ConnectionClosed, LimitExceeded
-from engine.transport.outbox import Outbox
+from engine.transport.outbox import HIGH_WATER, Outbox
 from engine.transport.stream import ByteStream
 from engine.transport.watchdog import Watchdog
 
@@ -194,3 +194,16 @@ async def test_cancelling_a_drain_leaves_the_queue_as_it_is(nursery: trio.Nurser
     bench.stream.open.set()
     await bench.outbox.drained()
     assert len(bench.stream.wire) == 100_000
+
+
+async def test_nobody_waits_for_room_behind_the_last_write(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    bench = Bench(nursery, room=0)
+    bench.outbox.write(bytes(HIGH_WATER + 1))
+    with trio.move_on_after(1) as scope:
+        await bench.outbox.drain()
+    assert scope.cancelled_caught
+    trio.lowlevel.current_trio_token().run_sync_soon(bench.outbox.release)
+    await bench.outbox.drain()
+    bench.stream.open.set()
+    await bench.outbox.drained()
+    assert len(bench.stream.wire) == HIGH_WATER + 1
