@@ -534,13 +534,13 @@ class HubConnection:
         """The client ended the transport.
 
         Args:
-            clean: it said so; else it is lost, or broke the transport's rules.
-            error: what rule.
+            clean: it said so; else it is lost, or broke the transport's rules: `error` says which.
         """
+        if error is None and self._reader is not None and self._state.sending:
+            self._reader.receive_eof()
+            error = self._reader.failure
         if clean:
-            if self._reader is not None and self._state.sending:
-                self._reader.receive_eof()
-                self._error = self._reader.failure
+            self._error = error or self._error
             self._end_by_client()
         elif self._state is not State.CLOSED:
             self._error = error

@@ -136,6 +136,11 @@ async def end_by_half_a_message(client: HubClient) -> None:
     await client.close()
 
 
+async def end_by_a_cut_in_a_message(client: HubClient) -> None:
+    await client.send('{"type":')
+    await client.cut()
+
+
 async def end_by_malformed(client: HubClient) -> None:
     await client.send("x\x1e")
     assert await client.record() == ERROR
@@ -165,6 +170,7 @@ async def end_by_bad_frame(client: HubClient) -> None:
     ("end", "error"),
     [
         (end_by_half_a_message, RemoteProtocolError),
+        (end_by_a_cut_in_a_message, RemoteProtocolError),
         (end_by_malformed, RemoteProtocolError),
         (end_by_too_large, LimitExceeded),
         (end_by_bad_result, TypeError),
