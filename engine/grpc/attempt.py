@@ -23,7 +23,7 @@ from engine.errors import CallCause, Http2Code, RpcError, StatusCode
 from engine.transport.http2_client import Http2ClientConnection, LossKind, StreamLoss
 from engine.wire.grpc import compression, metadata, status, synthesis
 from engine.wire.grpc.framing import MessageParser, parse_single
-from engine.wire.grpc.metadata import FIELD_OVERHEAD, Metadata
+from engine.wire.grpc.metadata import Metadata
 
 if TYPE_CHECKING:
     from engine.config import ChannelConfig
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Attempt"]
 
 _FAMILY = b"application/grpc"
-_MAX_HEADS = 256  # judged heads that are remembered, of the process
+_MAX_HEADS = 256  # judged heads, and as many ends, that are remembered, of the process
+_MAX_HEAD = 1024  # bytes of one that is
 _OK_TRAILERS: Fields = ((b"grpc-status", b"0"),)
 _PUSHBACK = b"grpc-retry-pushback-ms"
 
@@ -61,7 +62,7 @@ def _judge(http_status: int, headers: Fields) -> _Head:
         head = _judge_anew(http_status, headers)
         if len(_heads) >= _MAX_HEADS:
             _heads.clear()
-        if head.size < 1024:
+        if head.size < _MAX_HEAD:
             _heads[key] = head
     return head
 
@@ -91,6 +92,28 @@ def _judge_anew(http_status: int, headers: Fields) -> _Head:
     # doc/http-grpc-status-mapping.md: "If grpc-status was provided, it must be used", in trailers as well.
     text = f"the server answered with HTTP status {http_status} and no grpc-status; is it a gRPC server?"
     return _Head(encoding, unknown, size, code=synthesis.of_http(http_status), message=text, is_grpc=is_grpc)
+
+
+_ends: dict[Fields, tuple[StatusCode | None, str, int]] = {}
+
+
+def _judge_end(trailers: Fields) -> tuple[StatusCode | None, str, int]:
+    """The status, its message and the size of trailers; remembered as `_judge` does."""
+    end = _ends.get(trailers)
+    if end is None:
+        code: StatusCode | None = None
+        message = ""
+        for name, value in trailers:
+            if name == b"grpc-status":
+                code = status.decode_status(value)
+            elif name == b"grpc-message":
+                message = status.decode_message(value)
+        end = code, message, metadata.size(trailers)
+        if len(_ends) >= _MAX_HEADS:
+            _ends.clear()
+        if end[2] < _MAX_HEAD:
+            _ends[trailers] = end
+    return end
 
 
 class Attempt:
@@ -213,15 +236,7 @@ class Attempt:
     def _judge_trailers(self, trailers: Fields) -> None:
         if self.finished:
             return
-        code: StatusCode | None = None
-        message = ""
-        size = 0
-        for name, value in trailers:
-            size += len(name) + len(value) + FIELD_OVERHEAD
-            if name == b"grpc-status":
-                code = status.decode_status(value)
-            elif name == b"grpc-message":
-                message = status.decode_message(value)
+        code, message, size = _judge_end(trailers)
         if size > self._config.max_metadata_size:
             code, message = StatusCode.RESOURCE_EXHAUSTED, self._too_much_metadata(size)
         elif code is None:

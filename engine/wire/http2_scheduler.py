@@ -27,6 +27,9 @@ QUANTUM = 16_384  # bytes of DATA a turn: the frame size that every peer takes (
 FULL_BATCH = 16  # heads in one write; more would save less than a microsecond of each
 SMALL = 256  # bytes; below it a frame that a window cut costs more than it carries
 
+Parts = list[bytes | memoryview]
+"""What leaves in one write; a part of a body is a view, which the joining of the write copies once."""
+
 _FRAME = struct.Struct(">HBBBL").pack
 
 
@@ -164,7 +167,7 @@ class Scheduler:
         stream.queued = stream.offset = 0
         stream.trailers = None
 
-    def take(self, parts: list[bytes], limit: int) -> None:
+    def take(self, parts: Parts, limit: int) -> None:
         """Append frames to `parts`: all heads that wait, and about `limit` bytes of DATA."""
         starting = self._starting
         while starting:
@@ -176,7 +179,7 @@ class Scheduler:
             if self.data_bytes - taken >= limit:
                 break
 
-    def _turn(self, stream: Outgoing, parts: list[bytes]) -> None:
+    def _turn(self, stream: Outgoing, parts: Parts) -> None:
         """Send the stream's heads, then one frame of its body, then its end if that is next."""
         stream.scheduled = False
         if stream.heads and not self._send_heads(stream, parts):
@@ -221,7 +224,7 @@ class Scheduler:
         stream.end_sent(trailers=trailers)
         self.finished.append(stream)
 
-    def _send_heads(self, stream: Outgoing, parts: list[bytes]) -> bool:
+    def _send_heads(self, stream: Outgoing, parts: Parts) -> bool:
         """True if a body may follow."""
         for block, informational in stream.heads:
             alone = not informational and stream.end_queued and not stream.queued and stream.trailers is None
@@ -235,7 +238,7 @@ class Scheduler:
         stream.heads.clear()
         return True
 
-    def _send_block(self, stream_id: int, block: bytes, flags: int, parts: list[bytes]) -> None:
+    def _send_block(self, stream_id: int, block: bytes, flags: int, parts: Parts) -> None:
         """HEADERS, and CONTINUATION where the block is longer than a frame."""
         if self.prefix:
             block = self.prefix + block
@@ -254,16 +257,16 @@ class Scheduler:
             parts.append(piece)
             kind, flags = CONTINUATION, 0
 
-    def _take_all(self, stream: Outgoing, parts: list[bytes]) -> None:
+    def _take_all(self, stream: Outgoing, parts: Parts) -> None:
         chunks = stream.chunks
         if stream.offset:
-            chunks[0] = chunks[0][stream.offset :]
+            parts.append(memoryview(chunks.popleft())[stream.offset :])
             stream.offset = 0
         parts.extend(chunks)
         chunks.clear()
         stream.queued = 0
 
-    def _send_piece(self, stream: Outgoing, size: int, parts: list[bytes]) -> None:
+    def _send_piece(self, stream: Outgoing, size: int, parts: Parts) -> None:
         """One DATA frame of `size` bytes, of a body that is longer."""
         small = size < SMALL
         if small and stream.dribbled:
@@ -277,10 +280,10 @@ class Scheduler:
             offset = stream.offset
             have = len(first) - offset
             if have > missing:
-                parts.append(first[offset : offset + missing])
+                parts.append(memoryview(first)[offset : offset + missing])
                 stream.offset = offset + missing
                 break
-            parts.append(first[offset:] if offset else first)
+            parts.append(memoryview(first)[offset:] if offset else first)
             chunks.popleft()
             stream.offset = 0
             missing -= have

@@ -24,7 +24,7 @@ from engine.wire.hpack_memo import MemoEncoder, encode_fields
 from engine.wire.http2_budgets import Budgets
 from engine.wire.http2_events import ConnectionFailed, Http2Event
 from engine.wire.http2_fields import Fields
-from engine.wire.http2_scheduler import Outgoing, Scheduler, frame_header
+from engine.wire.http2_scheduler import Outgoing, Parts, Scheduler, frame_header
 
 MAX_STREAM_ID = 2**31 - 1  # RFC 9113 5.1.1
 MAX_CLOSED_STREAMS = 256  # remembered with how they ended, for frames still on their way; h2 keeps 65,536
@@ -82,7 +82,7 @@ class Http2Sender(ABC, Generic[S]):
         # sending
         self._encoder = MemoEncoder()
         self._scheduler = Scheduler()
-        self._control: list[bytes] = []
+        self._control: Parts = []
         self._pings: list[bytes] = []  # sent and not acknowledged
         self.control_backlog = 0  # bytes of replies that wait
 
@@ -279,7 +279,7 @@ class Http2Sender(ABC, Generic[S]):
         if self._is_idle(stream_id):
             raise LocalProtocolError(f"stream {stream_id} has not been opened")
 
-    def _finish(self, parts: list[bytes]) -> None:
+    def _finish(self, parts: Parts) -> None:
         """Streams whose END_STREAM is among `parts`."""
         for outgoing in self._scheduler.finished:
             stream = self._streams[outgoing.stream_id]
