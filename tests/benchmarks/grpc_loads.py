@@ -41,14 +41,21 @@ def _varint(number: int) -> bytes:
     return bytes([*octets, number])
 
 
-def measure(running: Running, load: Load, seconds: float) -> Figures:
-    """`rate` is of messages, which for unary calls is of calls; `server_us` the server's processor time for one."""
+def run_load(running: Running, load: Load, seconds: float) -> Figures:
+    """What `grpc_load/main.c` prints."""
     assert isinstance(load, GrpcLoad)
     arguments = (
         "pingpong" if load.ping_pong else "call", running.address, running.pid, load.path, load.request.hex(),
         load.connections, load.in_flight, seconds, load.replies, ECHO, load.open_streams,
     )  # fmt: skip
-    found = json.loads(run_pinned(compiled("grpc_load/main.c"), *map(str, arguments), limit=seconds + 60))
+    found: Figures = json.loads(run_pinned(compiled("grpc_load/main.c"), *map(str, arguments), limit=seconds + 60))
+    return found
+
+
+def measure(running: Running, load: Load, seconds: float) -> Figures:
+    """`rate` is of messages, which for unary calls is of calls; `server_us` the server's processor time for one."""
+    assert isinstance(load, GrpcLoad)
+    found = run_load(running, load, seconds)
     figures: Figures = {"rate": found["messages"]}
     if load.replies == 1:
         figures |= {"p50_us": found["p50_us"], "p99_us": found["p99_us"]}

@@ -58,8 +58,8 @@ _PACKAGES = {"h2load": "nghttp2-client", "gcc": "gcc"}
 
 
 @functools.cache
-def compiled(*files: str) -> str:
-    """The path of a load generator, compiled where its C files (the first names it) or headers have changed."""
+def compiled(*files: str, options: tuple[str, ...] = ()) -> str:
+    """The path of a program of ours, compiled where its C files (the first names it) or headers have changed."""
     if shutil.which("gcc") is None:
         raise RuntimeError("gcc is missing; install the system package gcc")
     folder = Path(tempfile.gettempdir()) / f"engine-benchmarks-{os.getuid()}"
@@ -68,7 +68,7 @@ def compiled(*files: str) -> str:
     program, read = folder / sources[0].parent.name, [*sources, *FOLDER.glob("*/*.h")]
     if not program.exists() or program.stat().st_mtime < max(each.stat().st_mtime for each in read):
         done = subprocess.run(
-            ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(program), *map(str, sources), "-lssl"],
+            ["gcc", "-O2", "-Wall", "-Wextra", *options, "-o", str(program), *map(str, sources), "-lssl"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:

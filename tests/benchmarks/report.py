@@ -14,6 +14,8 @@ _COLUMNS = {  # figure: heading, how it is shown
     "server_us": ("server µs", "{:,.1f}"),  # of its core, for one message
     "keep_alive": ("keep-alive", "{:.1%}"),  # of the server's core
     "client_us": ("client µs", "{:,.1f}"),  # of its core, for one call
+    "writes": ("writes each", "{:,.4f}"),  # to sockets, of the server, for one message
+    "copied": ("copied", "{:,.2f} ×"),  # bytes, for each byte sent
     "load_busy": ("load busy", "{:.0%}"),
 }
 

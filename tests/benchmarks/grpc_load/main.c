@@ -8,7 +8,8 @@
  *   OPEN_STREAMS streams of OPEN_PATH are opened on each connection first, with one message that is
  *            answered by one, and left open while the calls are measured.
  * Prints one JSON object: calls, messages and bytes of messages a second, latency of a call or a round trip, the
- * server's processor seconds a second, the share of its core that this program used. The first second is warm-up.
+ * server's processor seconds a second, the share of its core that this program used, and all messages that came.
+ * The first second is warm-up.
  *
  * It reads frames and message prefixes and nothing else: a call that does not get REPLIES messages and then
  * END_STREAM is an error, so a status other than OK is one. Windows are 1 MiB a stream and 8 MiB a connection,
@@ -65,7 +66,7 @@ static const char *path, *open_path = "";
 static char authority[32];
 static unsigned char message[1 << 17];
 static size_t message_size;
-static uint64_t calls, messages, payload_bytes;
+static uint64_t calls, messages, payload_bytes, all_messages;
 static uint32_t *histogram;
 
 static double now(void) {
@@ -213,6 +214,7 @@ static void on_data(struct connection *c, uint32_t id, const unsigned char *data
             s->prefix_have = 0;
             s->messages++;
             messages += counting;
+            all_messages++;
             if (ping_pong) {
                 measured(s, at);
                 s->sent_at = at;
@@ -371,9 +373,10 @@ int main(int argc, char **argv) {
         if (counting && t - began >= seconds) {
             double passed = t - began;
             printf("{\"calls\": %.1f, \"messages\": %.1f, \"bytes\": %.0f, \"p50_us\": %.0f, \"p99_us\": %.0f, "
-                   "\"server_busy\": %.3f, \"load_busy\": %.3f}\n",
+                   "\"server_busy\": %.3f, \"load_busy\": %.3f, \"all\": %llu}\n",
                    calls / passed, messages / passed, payload_bytes / passed, percentile(0.5), percentile(0.99),
-                   (server_cpu(argv[3]) - server_began) / passed, (cpu() - cpu_began) / passed);
+                   (server_cpu(argv[3]) - server_began) / passed, (cpu() - cpu_began) / passed,
+                   (unsigned long long)all_messages);
             return 0;
         }
     }
