@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -23,7 +24,7 @@ MALFORMED = "An unexpected error occurred during connection handshake."
 
 class _Request(msgspec.Struct):
     protocol: str
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]  # as .NET reads it
 
 
 _decode = msgspec.json.Decoder(_Request).decode

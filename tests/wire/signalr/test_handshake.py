@@ -67,6 +67,7 @@ UNEXPECTED = "An unexpected error occurred during connection handshake."
         (b'{"protocol":"json"}', UNEXPECTED),
         (b'{"version":1}', UNEXPECTED),
         (b'{"protocol":"json","version":"1"}', UNEXPECTED),
+        (b'{"protocol":"json","version":2147483648}', UNEXPECTED),
         (b'{"protocol":null,"version":1}', UNEXPECTED),
         (b"hello", UNEXPECTED),
         (b"[]", UNEXPECTED),
