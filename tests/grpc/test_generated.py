@@ -287,6 +287,9 @@ def test_the_plugin_reports_what_it_cannot_do(tmp_path: Path) -> None:
         generate([tmp_path / "a.proto"], tmp_path)
     with pytest.raises(ConfigError, match=r"there is no \.proto file"):
         generate([tmp_path / "missing.proto"], tmp_path)
+    (tmp_path / "a.proto").write_text('syntax = "proto3"; message M {}')
+    with pytest.raises(ConfigError, match=r"^--out = .*: name a directory that can be written to \(File exists\)"):
+        generate([tmp_path / "a.proto"], tmp_path / "a.proto")
 
 
 def test_unknown_options_of_the_plugin_are_named() -> None:

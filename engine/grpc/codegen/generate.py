@@ -97,7 +97,10 @@ def generate(
         raise StartupError("grpcio-tools is missing; install engine with the extra: pip install 'engine[codegen]'")
     files, roots = _collect(paths, include)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("--out", str(out), f"name a directory that can be written to ({error.strerror})") from None
     with tempfile.TemporaryDirectory() as scratch:
         descriptors = Path(scratch) / "descriptors"
         _run_protoc(files, roots, out, descriptors, stock=stock)
