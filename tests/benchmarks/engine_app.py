@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
-from engine import App, Hub, WebSocket, broadcast
+from engine import App, Hub, WebSocket, WebSocketProtocol, broadcast
 from engine.demo.generated.greet_engine import GreeterBase
 from engine.demo.generated.greet_pb2 import HelloReply, HelloRequest
 from engine.grpc import CallContext, MethodKind, MethodSpec, RequestStream, ServiceBase, ServiceSpec
@@ -19,6 +19,13 @@ async def echo(ws: WebSocket) -> None:
     async for message in ws:
         await ws.send(message)
 
+
+class Echo(WebSocketProtocol):
+    def message_received(self, message: str | bytes) -> None:
+        self.connection.write(message)
+
+
+app.protocol("/callback", Echo)
 
 everyone: set[WebSocket] = set()
 

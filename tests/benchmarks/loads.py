@@ -79,16 +79,19 @@ def compiled(*files: str, options: tuple[str, ...] = ()) -> str:
 WS_LOAD = ("ws_load/main.c", "ws_load/connection.c")
 
 
-def websocket_load(running: Running, load: Load, seconds: float, mode: str = "text", pace: float = 0) -> Figures:
+def websocket_load(
+    running: Running, load: Load, seconds: float, mode: str = "text", pace: float = 0, *, spins: bool = False
+) -> Figures:
     """`ws_load/main.c`: every answer must be a whole one.
 
     Args:
         mode: see there.
         pace: seconds between two messages of a connection; 0: the next follows the answer.
+        spins: poll instead of sleeping, so that no server has to wake the load generator.
     """
     arguments = (
         mode, running.address, running.server.path,
-        load.connections, load.in_flight, load.size, seconds, round(pace * 1e6) or "sleep",
+        load.connections, load.in_flight, load.size, seconds, "spin" if spins else round(pace * 1e6) or "sleep",
     )  # fmt: skip
     began = running.processor_time()
     found: Figures = json.loads(run_pinned(compiled(*WS_LOAD), *map(str, arguments), limit=seconds + 60))

@@ -65,15 +65,21 @@ class Running:
         return int(kib) * 1024
 
 
-def engine(name: str = "engine", path: str = "/", *options: str, app: str = "app", port: str = "0") -> Server:
+SOCKET = "{folder}/socket"  # of a server that is told to listen on a Unix socket
+
+
+def engine(name: str = "engine", path: str = "/", *options: str, unix: bool = False, tls: bool = False) -> Server:
     """The engine, serving `tests.benchmarks.engine_app` with these options of `python -m engine serve`."""
-    target = f"tests.benchmarks.engine_app:{app}"
-    return Server(name, (PYTHON, "-m", "engine", "serve", target, "--port", port, *options), path)
+    command = (PYTHON, "-m", "engine", "serve", "tests.benchmarks.engine_app:app", *options)
+    where = ("--host", f"unix:{SOCKET}") if unix else ("--port", "0")
+    how = ("--tls-self-signed",) if tls else ()
+    return Server(name, (*command, *where, *how), path, SOCKET if unix else "", tls=tls)
 
 
 def peer(name: str, script: str, path: str = "/", *arguments: str, python: str = PYTHON) -> Server:
-    """A script of `peers/`."""
-    return Server(name, (python, str(FOLDER / "peers" / f"{script}.py"), *arguments), path)
+    """A script of `peers/`; its arguments say whether it is on a Unix socket, or speaks TLS."""
+    command = (python, str(FOLDER / "peers" / f"{script}.py"), *arguments)
+    return Server(name, command, path, SOCKET if SOCKET in arguments else "", tls="tls" in arguments)
 
 
 @contextlib.contextmanager
@@ -100,12 +106,13 @@ def running(server: Server) -> Iterator[Running]:
             printed = ""
             for line in process.stdout:
                 printed += line
-                if match := _PORT.search(printed):
+                match = _PORT.search(printed)
+                if server.socket or match:
                     alarm.cancel()
                     # Whatever else it prints must not fill the pipe.
                     threading.Thread(target=process.stdout.read, daemon=True).start()
-                    port = ("tls:" if server.tls else "") + (match[1] or match[2])
-                    address = server.socket.replace("{folder}", folder) or port
+                    port = "" if match is None else (match[1] or match[2])
+                    address = server.socket.replace("{folder}", folder) or ("tls:" if server.tls else "") + port
                     yield Running(server, address, process.pid)
                     return
             errors.seek(0)

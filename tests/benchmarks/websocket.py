@@ -13,17 +13,21 @@ import sys
 
 from tests.benchmarks.loads import Load, websocket_load
 from tests.benchmarks.program import main
-from tests.benchmarks.servers import PYTHON, Server, engine, peer
+from tests.benchmarks.servers import PYTHON, SOCKET, Server, engine, peer
 from tests.benchmarks.suites import Suite, Target
 from tests.benchmarks.websocket_loads import (
     binary_load,
     broadcast_load,
+    deflate_load,
     either_load,
     flood_load,
     idle_load,
+    spinning_load,
 )
 
 WEBSOCKETS = peer("websockets", "websockets_asyncio")
+PICOWS = peer("picows", "picows_asyncio")
+BUSY_POLLING = engine("busy polling", "/callback", "--busy-poll", "100us")
 BUSY, ONE, MANY = Load(16, 1), Load(1, 1), Load(4, 32, 128)
 LARGE = Load(2, 1, 1 << 20)
 
@@ -46,6 +50,23 @@ SUITES = (
         (BUSY, ONE, MANY),
         websocket_load,
         (Target(BUSY, 2.0, "websockets"), Target(BUSY, 4.5, "websockets trio"), Target(MANY, 4.0, "websockets")),
+    ),
+    Suite(
+        "callback",
+        "WebSocket echo by synchronous callbacks",
+        (engine(path="/callback"), PICOWS),
+        (BUSY, ONE, MANY),
+        websocket_load,
+        (Target(BUSY, 0.7, "picows"), Target(MANY, 1.0, "picows")),
+    ),
+    Suite(
+        "busy",
+        "Latency of an echo with busy polling, and what it costs",
+        (BUSY_POLLING, engine("asleep", "/callback"), PICOWS),
+        (ONE,),
+        spinning_load,
+        (Target(ONE, 0.5, "picows", of=BUSY_POLLING.name, figure="p50_us", at_most=True),),
+        figure="p50_us",
     ),
     Suite(
         "latency",
@@ -86,6 +107,14 @@ SUITES = (
         (Target(Load(1000, 1), 2.0, "websockets"),),
     ),
     Suite(
+        "deflate",
+        "Broadcast to all connections, which compress as browsers do, deliveries",
+        (engine(path="/broadcast"), peer("websockets", "websockets_broadcast")),
+        (Load(1000, 1, 1024),),
+        deflate_load,
+        (Target(Load(1000, 1, 1024), 2.0, "websockets"),),
+    ),
+    Suite(
         "fairness",
         "Latency beside a connection that sends without end",
         (engine(path="/echo"), WEBSOCKETS),
@@ -93,6 +122,20 @@ SUITES = (
         flood_load,
         (Target(Load(8, 1), 2.0, figure="slowdown", at_most=True),),
         figure="p99_us",
+    ),
+    Suite(
+        "unix",
+        "WebSocket echo over Unix sockets",
+        (engine(path="/echo", unix=True), peer("websockets", "websockets_asyncio", "/", SOCKET)),
+        (BUSY, ONE, MANY),
+        websocket_load,
+    ),
+    Suite(
+        "tls",
+        "WebSocket echo over TLS",
+        (engine(path="/echo", tls=True), peer("websockets", "websockets_asyncio", "/", "tls")),
+        (BUSY, ONE, MANY),
+        websocket_load,
     ),
 )
 

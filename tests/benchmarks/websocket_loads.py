@@ -14,6 +14,7 @@ PACE = 0.002  # seconds between two messages of one of the connections that are 
 binary_load = functools.partial(websocket_load, mode="binary")
 tcp_load = functools.partial(websocket_load, mode="tcp")
 broadcast_load = functools.partial(websocket_load, mode="broadcast")
+spinning_load = functools.partial(websocket_load, spins=True)
 deflate_load = functools.partial(websocket_load, mode="deflate")
 
 
