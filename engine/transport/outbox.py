@@ -143,8 +143,11 @@ class Outbox:
         if self._writer_busy or self._failure is not None:
             return
         data: bytes | memoryview
+        chunks = self._chunks
         while True:
-            if not self._size:
+            if len(chunks) == 1:
+                data = chunks.pop()
+            elif not self._size:
                 if self._source is None:
                     return
                 data = self._source()

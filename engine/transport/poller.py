@@ -16,8 +16,15 @@ in the poller's context.
 
 With `busy_poll` the loop asks the epoll again without blocking for so long after a message before it
 goes back to sleep, as SO_BUSY_POLL does in the kernel: the answer to a reply is then picked up without
-a sleep and a wake-up. It costs the CPU of that time, and no other task waits for it: Trio runs
-between any two looks.
+a sleep and a wake-up. No other task waits for it, for Trio runs between any two looks; what it costs is
+the processor. Measured with eight connections that send a message every 2 ms, on one core:
+
+    busy_poll        0      30 µs    100 µs   1 ms
+    p50 of an echo   75 µs  70 µs    55 µs    22 µs
+    share of a core  35 %   40 %     62 %     91 %
+
+One connection that waits for each answer has its echo in 25 µs instead of 55 µs with 100 µs. A task that
+sleeps for 5 ms in between woke no later than without it (0.2 ms late at the median without, 0.06 ms with).
 
 Linux only: `Poller.available` tells.
 """

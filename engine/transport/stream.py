@@ -29,6 +29,7 @@ Sink = Callable[[bytes], bool]
 """Takes one read; `b""` is the end. Returns False to pause: the pump then returns."""
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for no time
+_UNSENT = 128 * 1024  # bytes; Trio's 16 KiB make bulk wait for a wake-up for each few packets
 _SEND_SLICE = 64 * 1024  # TLS encrypts a whole send_all before its first byte leaves
 
 
@@ -123,7 +124,7 @@ class SocketByteStream(ByteStream):
                 notsent_lowat = getattr(socket, "TCP_NOTSENT_LOWAT", None)
                 if notsent_lowat is not None:
                     # As trio.SocketStream: without it the kernel hides megabytes from back-pressure.
-                    sock.setsockopt(socket.IPPROTO_TCP, notsent_lowat, 131072)
+                    sock.setsockopt(socket.IPPROTO_TCP, notsent_lowat, _UNSENT)
             self.local_address = format_address(sock.getsockname())
             self.peer_address = format_address(sock.getpeername())
 

@@ -120,21 +120,21 @@ class WebSocket(Link):
 
     async def __anext__(self) -> str | bytes:
         mailbox = self._mailbox
-        if mailbox.items and self._operations % _YIELD_EVERY:
-            # Nothing to wait for. Where the peer floods, and nothing is sent either, others still get their turn.
-            self._operations += 1
-            message: Item | None = mailbox.items.popleft()
-        else:
-            self._operations += 1
-            if mailbox.items:
-                await trio.lowlevel.checkpoint()
-            message = await mailbox.get()
+        self._operations += 1
+        if not mailbox.items:
+            self._operations = 0  # it lets others run while it waits
+        elif self._operations % _YIELD_EVERY == 0:
+            await trio.lowlevel.checkpoint()
+        # Where something waits there is nothing to wait for: not even a look whether we are cancelled.
+        message = mailbox.items.popleft() if mailbox.items else await mailbox.get()
         if message is None:
             self._conclude()
             if self._closed is None or self._closed.code in _GOOD_CODES:
                 raise StopAsyncIteration
             raise self._connection_closed()
-        self._consumed(message)
+        self._waiting_size -= len(message)
+        if self._paused:
+            self._resume_where_room()
         if self._in_pieces:
             return await self._whole(message)
         return message  # type: ignore[return-value]  # a piece only where `_in_pieces`
