@@ -94,6 +94,7 @@ class Http2Driver:
         self._exchanges: dict[int, Http2Exchange] = {}
         self._finishing: set[Http2Exchange] = set()
         self.waiting: set[Http2Exchange] = set()  # in `drain`, for their stream's queue to shrink
+        self.recheck = False  # somebody waits whose queue may be small enough already
         # deadlines
         self._preface_timer = watchdog.timer(self._preface_late)
         self._block_timer = watchdog.timer(self._header_block_late)
@@ -408,7 +409,9 @@ class Http2Driver:
         """The outbox is empty: what goes next, decided as late as possible."""
         data = self.core.data_to_send()
         if data:
-            if self.waiting:
+            # A thousand streams may stand still: they are looked at where a queue can have shrunk.
+            if self.waiting and (self.core.body_left or self.recheck):
+                self.recheck = False
                 for exchange in [each for each in self.waiting if each.below_high_water]:
                     exchange.wake()
             if self._finishing:

@@ -387,6 +387,7 @@ class Http2Exchange(Exchange):
     def call_when_writable(self, callback: Callable[[], None]) -> None:
         self._when_writable = callback
         self._driver.waiting.add(self)
+        self._driver.recheck = True
         self.watch_stall()
         self._driver.outbox.flush_soon()
 

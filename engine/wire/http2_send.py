@@ -85,6 +85,7 @@ class Http2Sender(ABC, Generic[S]):
         self._control: Parts = []
         self._pings: list[bytes] = []  # sent and not acknowledged
         self.control_backlog = 0  # bytes of replies that wait
+        self.body_left = False  # the last `data_to_send` held DATA: some stream's queue has shrunk
 
     @abstractmethod
     def _open_own(self, stream_id: int, fields: Fields) -> S:
@@ -243,12 +244,14 @@ class Http2Sender(ABC, Generic[S]):
         """The next bytes for the wire: replies, heads, then about `limit` bytes of DATA; b"" if none."""
         scheduler = self._scheduler
         parts = self._control
+        self.body_left = False
         if not parts and scheduler.idle:
             return b""
         self._control = []
         self.control_backlog = 0
         scheduler.prefix += self._encoder.take_prefix()
         scheduler.take(parts, limit)
+        self.body_left = bool(scheduler.data_bytes)
         if scheduler.data_bytes:
             self._budgets.answered(scheduler.data_frames, scheduler.data_bytes)
             scheduler.data_bytes = scheduler.data_frames = 0
