@@ -31,6 +31,8 @@ SEEDS: list[bytes] = [
     b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + _GOOD + b"sec-websocket-protocol: b\r\n\r\n",
     _GOOD + _DEFLATE + b"\r\n\r\n",
     _GOOD + _DEFLATE + b'; server_max_window_bits="10"; client_max_window_bits=9; server_no_context_takeover\r\n\r\n',
+    _GOOD + _DEFLATE + b", permessage-deflate\r\n\r\n",
+    _GOOD + _DEFLATE + b"; server_max_window_bits=13\r\n\r\n",
     _GOOD + _DEFLATE + b"; client_no_context_takeover, permessage-deflate\r\n\r\n",
     _GOOD + b"sec-websocket-protocol: c\r\n\r\n",
     _GOOD.replace(b"ACCEPT", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo") + b"\r\n",
@@ -92,6 +94,11 @@ def _check_opened(opened: Opened, data: bytes) -> None:
     assert any(name == b"connection" and b"upgrade" in value for name, value in fields)
     assert opened.subprotocol in (None, "a", "b")
     assert data.endswith(opened.trailing)
+    extensions = b", ".join(value for name, value in fields if name == b"sec-websocket-extensions")
+    assert extensions.count(b"permessage-deflate") == (opened.agreed is not None), (
+        "agreed on twice, or on something else"
+    )
     if opened.agreed is not None:
+        assert opened.agreed.server_window_bits <= (12 if b"server_max" in extensions else 15), "more than was offered"
         assert 8 <= opened.agreed.client_window_bits <= 12
         assert 8 <= opened.agreed.server_window_bits <= 15
