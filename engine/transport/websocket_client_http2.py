@@ -56,6 +56,7 @@ class Http2ClientConnection(ClientConnection):
         )
         # owned by the connection's tasks
         self.waiting: set[Http2Exchange] = set()
+        self.recheck = False  # there is one stream: it is always looked at
         self._stream_id = self.core.next_stream_id()
         self._lost: str | None = None  # why nothing more can come
         self._peer_ended = False  # END_STREAM came

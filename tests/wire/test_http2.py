@@ -540,3 +540,16 @@ def test_the_same_bytes_give_the_same_events_and_answers_however_they_are_cut(fr
         return [str(event) for event in events(core)], core.data_to_send()
 
     assert outcome([wire]) == outcome([wire[at : at + size] for at in range(0, len(wire), size)])
+
+
+def test_a_write_says_whether_it_held_body() -> None:
+    core = server()
+    receive(core, settings((4, 3)), headers(1))
+    core.send_headers(1, OK)
+    core.send_data(1, b"12345")
+    written = []
+    for frames in (b"", b"", frame(PING, 0, 0, bytes(8)), window(1, 2)):
+        if frames:
+            receive(core, frames)
+        written.append((bool(core.data_to_send()), core.body_left))
+    assert written == [(True, True), (False, False), (True, False), (True, True)]
