@@ -68,7 +68,7 @@ class Bench:
             watchdog,
             on_failure=self.failures.append,
             start_writer=lambda: nursery.start_soon(self.outbox.run_writer),
-            source=lambda: rest.pop(0) if rest else b"",
+            source=None if source is None else lambda: rest.pop(0) if rest else b"",
         )
 
 
@@ -207,3 +207,56 @@ async def test_nobody_waits_for_room_behind_the_last_write(nursery: trio.Nursery
     bench.stream.open.set()
     await bench.outbox.drained()
     assert len(bench.stream.wire) == HIGH_WATER + 1
+
+
+async def test_send_goes_straight_out_and_the_writer_does_the_rest(nursery: trio.Nursery) -> None:
+    bench = Bench(nursery, 5)
+    assert bench.outbox.send(b"abc")
+    assert (bench.stream.wire, bench.outbox.queued) == (b"abc", 0)
+    assert bench.outbox.send(b"defgh")
+    assert (bench.stream.wire, bench.outbox.queued) == (b"abcde", 3)
+    assert bench.outbox.send(b"ijk")  # behind what waits
+    bench.stream.open.set()
+    await bench.outbox.drained()
+    assert (bench.stream.wire, bench.outbox.bytes_sent) == (b"abcdefghijk", 11)
+
+
+async def test_send_says_when_it_is_time_to_wait(nursery: trio.Nursery) -> None:
+    bench = Bench(nursery, 10)
+    assert not bench.outbox.send(bytes(HIGH_WATER + 11))
+    assert bench.outbox.queued == HIGH_WATER + 1
+    assert not bench.outbox.send_soon(b"x")
+
+
+async def test_send_after_a_failure_is_discarded(nursery: trio.Nursery) -> None:
+    bench = Bench(nursery, 10)
+    bench.stream.broken = True
+    assert bench.outbox.send(b"x")  # nothing to wait for: the handler learns of it by its scope
+    assert [type(each) for each in bench.failures] == [ConnectionClosed]
+    assert bench.outbox.send(b"x")
+    assert bench.outbox.send_soon(b"x")
+    assert (bench.stream.wire, bench.outbox.queued, len(bench.failures)) == (b"", 0, 1)
+
+
+async def test_send_soon_leaves_with_what_is_written_in_the_same_tick(nursery: trio.Nursery) -> None:
+    bench = Bench(nursery, 1000)
+    for letter in (b"a", b"b", b"c"):
+        assert bench.outbox.send_soon(letter)
+    assert bench.stream.wire == b""
+    await trio.testing.wait_all_tasks_blocked()
+    assert (bench.stream.wire, bench.stream.calls) == (b"abc", 1)
+
+
+@pytest.mark.parametrize("room", [0, 10, 70_000, 1 << 30])
+async def test_small_chunks_are_joined_and_large_ones_leave_as_they_are(nursery: trio.Nursery, room: int) -> None:
+    bench = Bench(nursery, room)
+    bench.stream.open.set()
+    chunks = [b"a", b"b", b"c" * 100_000, b"d", b"e" * 60_000, b"f" * 10_000]
+    for chunk in chunks:
+        bench.outbox.write(chunk)
+    bench.outbox.flush()
+    await bench.outbox.drained()
+    assert bench.stream.wire == b"".join(chunks)
+    assert bench.outbox.bytes_sent == len(bench.stream.wire)
+    if room == 1 << 30:
+        assert bench.stream.calls == 4  # a and b; c; d and e; f

@@ -405,3 +405,36 @@ def test_what_is_held_back_between_reads_is_small() -> None:
     for _ in range(15):
         core.receive_data(bytes(1 << 16))
         assert core._held == b""
+
+
+def test_a_read_of_nothing_but_whole_messages_needs_no_events() -> None:
+    core = new_core()
+    assert core.receive_messages(frame(TEXT, b"a") + frame(BINARY, b"b")) == ["a", b"b"]
+    assert events(core) == []
+
+
+@pytest.mark.parametrize(
+    "rest", [frame(PING, b"p"), frame(TEXT, b"c")[:3], frame(TEXT, b"c", fin=False), close_frame(1000)]
+)
+def test_whatever_else_a_read_holds_all_of_it_is_an_event_in_order(rest: bytes) -> None:
+    core, plain = new_core(), new_core()
+    assert core.receive_messages(frame(TEXT, b"a") + rest) is None
+    plain.receive_data(frame(TEXT, b"a") + rest)
+    assert list(map(repr, events(core))) == list(map(repr, events(plain)))
+    # What waits, an answer or a piece of a frame, must not be overtaken by what comes.
+    assert core.receive_messages(frame(TEXT, b"d")) is None
+    plain.receive_data(frame(TEXT, b"d"))
+    assert list(map(repr, events(core))) == list(map(repr, events(plain)))
+    assert core.data_to_send() == plain.data_to_send()
+
+
+@pytest.mark.parametrize("message", ["y" * 70_000, b"x" * 70_000, bytearray(70_000), "short"])
+def test_a_large_message_in_two_parts_is_the_frame_in_one(message: str | bytes | bytearray) -> None:
+    core = new_core()
+    header, payload = core.send_large(message)
+    if len(message) >= 126:
+        assert header + payload == core.send_message(message)
+        assert len(header) <= 10
+    core.send_close(1000)
+    with pytest.raises(LocalProtocolError, match="closed"):
+        core.send_large(message)
