@@ -11,14 +11,16 @@ import trio.testing
 
 from engine.config import Config
 from engine.errors import ConnectionClosed
-from engine.transport.exchange import Exchange, Peer
+from engine.transport.exchange import CancelReason, Exchange, Peer
 from engine.transport.http2 import Http2Driver
 from engine.transport.stream import WrappedByteStream
 from engine.transport.watchdog import Watchdog
-from tests.wire.http2_peer import GOAWAY, PREFACE, SETTINGS, frame, settings
+from tests.wire.http2_peer import DATA, GOAWAY, PREFACE, SETTINGS, frame, settings
 
 Handler = Callable[[Exchange], Awaitable[None]]
 Frame = tuple[int, int, int, bytes]
+
+END_STREAM = 1
 
 
 class Connection:
@@ -104,3 +106,38 @@ async def connected(
             await connection.send(first)
         yield connection
         nursery.cancel_scope.cancel()
+
+
+class Hanging:
+    """Handlers that wait, and what they were told."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.seen: list[CancelReason | None] = []
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.running += 1
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.running -= 1
+            self.seen.append(exchange.cancel_reason)
+
+
+async def bodies_of(connection: Connection, count: int) -> dict[int, bytes]:
+    """The next `count` bodies to be complete, in whatever order they come."""
+    bodies: dict[int, bytes] = {}
+    while count:
+        _, flags, stream_id, payload = await connection.until(DATA)
+        bodies[stream_id] = bodies.get(stream_id, b"") + payload
+        count -= flags & END_STREAM
+    return bodies
+
+
+async def body_of(connection: Connection, stream_id: int) -> bytes:
+    body = b""
+    while True:
+        _, flags, _, payload = await connection.until(DATA, stream_id)
+        body += payload
+        if flags & END_STREAM:
+            return body

@@ -13,7 +13,7 @@ import trio.testing
 from engine.config import Bucket
 from engine.errors import Http2Code, LimitExceeded, LocalProtocolError
 from engine.transport.exchange import CancelReason, Exchange
-from tests.transport.http2_connection import Connection, connected
+from tests.transport.http2_connection import Hanging, bodies_of, body_of, connected
 from tests.wire.http2_peer import (
     CONTINUATION,
     DATA,
@@ -54,41 +54,6 @@ async def echo(exchange: Exchange) -> None:
     exchange.write_head(200)
     exchange.write(body, end=True)
     await exchange.drain()
-
-
-class Hanging:
-    """Handlers that wait, and what they were told."""
-
-    def __init__(self) -> None:
-        self.running = 0
-        self.seen: list[CancelReason | None] = []
-
-    async def __call__(self, exchange: Exchange) -> None:
-        self.running += 1
-        try:
-            await trio.sleep_forever()
-        finally:
-            self.running -= 1
-            self.seen.append(exchange.cancel_reason)
-
-
-async def bodies_of(connection: Connection, count: int) -> dict[int, bytes]:
-    """The next `count` bodies to be complete, in whatever order they come."""
-    bodies: dict[int, bytes] = {}
-    while count:
-        _, flags, stream_id, payload = await connection.until(DATA)
-        bodies[stream_id] = bodies.get(stream_id, b"") + payload
-        count -= flags & END_STREAM
-    return bodies
-
-
-async def body_of(connection: Connection, stream_id: int) -> bytes:
-    body = b""
-    while True:
-        _, flags, _, payload = await connection.until(DATA, stream_id)
-        body += payload
-        if flags & END_STREAM:
-            return body
 
 
 async def test_many_requests_share_a_connection(autojump_clock: MockClock) -> None:

@@ -262,7 +262,8 @@ class WebSocketCore:
         if not self._sending:
             raise _closed()
         if self._deflater is not None and len(message) >= self._compress_from:
-            return self._send_compressed(message, self._deflater)
+            opcode, payload = frames.message_payload(message)
+            return self._frame(frames.FIN | _RSV1 | opcode, self._deflater.compress(payload))
         if self._masking_key is not None:
             return client_frames.message_frame(message, self._masking_key())
         if isinstance(message, str):
@@ -270,9 +271,7 @@ class WebSocketCore:
                 return frames.text_frame(message)
             except UnicodeEncodeError:
                 frames.message_payload(message)  # says so
-        if isinstance(message, bytes):
-            return frames.binary_frame(message)
-        return frames.binary_frame(frames.message_payload(message)[1])
+        return frames.binary_frame(message if isinstance(message, bytes) else frames.message_payload(message)[1])
 
     def send_large(self, message: str | bytes | bytearray | memoryview) -> tuple[bytes, bytes]:
         """`send_message` in two parts, to be written one after the other: so the payload need not be copied.
@@ -379,7 +378,7 @@ class WebSocketCore:
             raise LocalProtocolError("the WebSocket is closed; check `closed` before closing it")
         if not frames.is_close_code(code):
             raise LocalProtocolError(f"close code {code} may not be sent; use 1000 or one from 3000 to 4999")
-        self._output.append(_close_frame(code, reason))
+        self._output.append(frames.close_frame(code, reason))
         self._sending = False
         self._move(Step.SEND_CLOSE)
 
@@ -553,10 +552,6 @@ class WebSocketCore:
             self._in_parts = True
             self._events.append(MessagePart(data, finished=False))
 
-    def _send_compressed(self, message: str | bytes | bytearray | memoryview, deflater: Deflater) -> bytes:
-        opcode, payload = frames.message_payload(message)
-        return self._frame(frames.FIN | _RSV1 | opcode, deflater.compress(payload))
-
     def _frame(self, first: int, payload: bytes) -> bytes:
         """A frame by the first byte of its header, masked where we are the client."""
         if self._masking_key is None:
@@ -586,7 +581,7 @@ class WebSocketCore:
         if self._sending:
             # "When sending a Close frame in response, the endpoint typically echos the status code it
             # received. It SHOULD do so as soon as practical." (RFC 6455 section 5.5.1)
-            self._answer = _close_frame(code, "")
+            self._answer = frames.close_frame(code, "")
         self._move(Step.RECEIVE_CLOSE)
         self._events.append(CloseReceived(code, reason))
 
@@ -594,14 +589,10 @@ class WebSocketCore:
         """_Fail the WebSocket Connection_ (RFC 6455 section 7.1.7)."""
         code = answer_for(error).websocket_code
         if self._sending:
-            self._answer = _close_frame(code, str(error))
+            self._answer = frames.close_frame(code, str(error))
         self._failure = error
         self._move(Step.FAIL)
         self._events.append(ConnectionFailed(code, error))
-
-
-def _close_frame(code: int, reason: str) -> bytes:
-    return frames.control_frame(frames.CLOSE, frames.close_payload(code, reason))
 
 
 def _closed() -> LocalProtocolError:

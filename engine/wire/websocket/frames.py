@@ -268,6 +268,11 @@ def control_frame(opcode: int, payload: bytes) -> bytes:
     return bytes((FIN | opcode, len(payload))) + payload
 
 
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame as a server sends it; see `close_payload`."""
+    return control_frame(CLOSE, close_payload(code, reason))
+
+
 def frame_header(first: int, length: int) -> bytes:
     """The header of a frame of 126 bytes or more, as a server sends it."""
     if length < 65536:
