@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import pkgutil
 import signal
 import time
@@ -74,10 +75,22 @@ def _time_limit() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What a hostile input makes the engine log is no news."""
+    logger = logging.getLogger("engine")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def attempt(target: Target, data: bytes) -> Crash | None:
     """Run one input."""
     try:
-        with _time_limit():
+        with _time_limit(), _quiet():
             target.run(data)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]

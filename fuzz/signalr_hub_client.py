@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -178,5 +177,4 @@ async def _live(data: bytes) -> None:
 
 def run(data: bytes) -> None:
     """One life of a client, against one server."""
-    logging.getLogger("engine").setLevel(logging.CRITICAL)
     trio.run(_live, data, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -7,7 +7,6 @@ these. Virtual time only.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
@@ -86,7 +85,6 @@ METHODS = HubMethods(SessionHub, Hub)
 for _method in METHODS:
     for _protocol in PROTOCOLS.values():
         _method.prepare(_protocol)
-logging.getLogger("engine.signalr").setLevel(logging.CRITICAL)
 
 
 class Memory(HubTransport):
