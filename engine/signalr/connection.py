@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -104,7 +105,7 @@ class HubConnection:
         self._joins = False  # what is sent in a batch goes out in one frame
         self._batch: list[bytes] = []
         self._batch_size = 0
-        self.crowded = False  # the client had not taken what was sent before when the batch began
+        self.crowded = False  # the client has not taken what was sent to it
         self._holds: set[object] = set()  # who wants nothing read for now
         self._results = ClientResults()
         # owned by whoever ends it
@@ -222,7 +223,7 @@ class HubConnection:
     def receive(self, chunks: list[bytes]) -> None:
         """Take what one read brought. Synchronous; never waits for a method."""
         self._in_batch = True
-        self.crowded = self.transport.queued > HIGH_WATER
+        self.crowded = self.crowded and self.transport.queued > HIGH_WATER
         if self._liveness.armed:
             self._liveness.heard = self._liveness.now()
         for chunk in chunks:
@@ -235,9 +236,9 @@ class HubConnection:
         self._in_batch = False
         if self._batch:
             self._write_batch()
-        if self._batch_wrote:
-            self._batch_wrote = False
+        elif self._batch_wrote:
             self.transport.flush()
+        self._batch_wrote = False
 
     def _receive_handshake(self, data: bytes) -> None:
         if self._state is not State.HANDSHAKE:
@@ -309,10 +310,9 @@ class HubConnection:
             self._resume.acknowledged(message.sequence_id)
 
     def _receive_sequence(self, message: SequenceStart) -> None:
-        if self._resume is not None:
-            error = self._resume.start_sequence(message.sequence_id)
-            if error is not None:
-                self.fail(error)
+        error = None if self._resume is None else self._resume.start_sequence(message.sequence_id)
+        if error is not None:
+            self.fail(error)
 
     _RECEIVE: dict[type, Callable[[HubConnection, Any], None]] = {  # noqa: RUF012  # a table, never changed
         Ping: _receive_ping,
@@ -360,27 +360,28 @@ class HubConnection:
                 self._write_batch()
             return
         transport = self.transport
-        if self._backlog is not None and len(self._backlog):
-            self._put_back(self._backlog, transport.frame(payload), droppable=False)
-            return
-        transport.write(transport.frame(payload))
+        frame = transport.frame(payload)
         self._liveness.sent = self._liveness.now()
-        if self._in_batch:
+        if self._backlog is not None and len(self._backlog):
+            self._put_back(self._backlog, frame, droppable=False)
+            self.crowded = True
+        elif self._in_batch:
+            transport.write(frame)
             self._batch_wrote = True
         elif more or self._dispatcher.more:
-            transport.flush_soon()
+            self.crowded = not transport.write_soon(frame)
         else:
-            transport.flush()
+            self.crowded = not transport.write_now(frame)
 
     def _write_batch(self) -> None:
         """What was sent while a read is worked through leaves as one: a frame costs more than a message."""
         batch, transport = self._batch, self.transport
-        transport.write(transport.frame(batch[0] if len(batch) == 1 else b"".join(batch)))
+        frame = transport.frame(batch[0] if len(batch) == 1 else b"".join(batch))
         batch.clear()
         self._batch_size = 0
-        self._batch_wrote = True
         self._liveness.sent = self._liveness.now()
-        self.crowded = transport.queued > HIGH_WATER
+        self._batch_wrote = self._in_batch
+        self.crowded = not (transport.write_soon(frame) if self._in_batch else transport.write_now(frame))
 
     def _send_control(self, payload: bytes) -> None:
         """`send` for what does not count: the handshake's answer, Ping, Close."""
@@ -421,7 +422,7 @@ class HubConnection:
             self._batch_wrote = True
         else:
             transport.flush()
-        queued = transport.queued
+        self.crowded = (queued := transport.queued) > HIGH_WATER
         if queued > self.outbox_size and policy == "close":
             self._close_slow(queued)
         return queued if policy == "close" else min(queued, self.outbox_size)
@@ -444,10 +445,9 @@ class HubConnection:
     async def drain(self) -> None:
         """Wait while this client takes too little; returns at once where it is gone."""
         if self._state.sending:
-            try:
+            with suppress(ConnectionClosed):  # its own scope tells it
                 await self.transport.drain()
-            except ConnectionClosed:
-                return  # its own scope tells it
+        self.crowded = False
 
     async def invoke_client(self, call_id: str, target: str, arguments: Sequence[Any], result_type: Any) -> Any:
         """Call a method of this client and wait for its result; a late one is ignored.

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from engine.signalr.transports import HubTransport
     from engine.wire.signalr.messages import HubProtocol
 
-_HIGH_WATER = 64 * 1024  # bytes queued before an invocation waits; as in `engine.transport.outbox`
 _PATIENCE = 0.05  # seconds; long for methods that run, short for a client that waits for its cancels
 _YIELD_EVERY = 64  # stream items between two checkpoints that let other tasks run
 
@@ -392,7 +391,7 @@ class Dispatcher:
             self._fail(message, method, error)
         else:
             self._complete(message, result)
-        if connection.transport.queued > _HIGH_WATER:
+        if connection.crowded:
             await connection.drain()
 
     def _invoke_now(self, message: Invocation, method: HubMethod) -> None:
@@ -587,12 +586,12 @@ class Dispatcher:
 
     async def _send_items(self, invocation_id: str, items: AsyncIterable[Any]) -> None:
         connection, encode = self._connection, self._connection.protocol.stream_item
-        transport, operations = connection.transport, 0
+        operations = 0
         async with aclosing(items) if isinstance(items, AsyncGenerator) else nullcontext():
             async for item in items:
                 connection.send(encode(invocation_id, item), more=True)
                 operations += 1
-                if transport.queued > _HIGH_WATER:
+                if connection.crowded:
                     await connection.drain()
                 if operations % _YIELD_EVERY == 0:
                     await trio.lowlevel.checkpoint()

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
+from engine.transport.outbox import HIGH_WATER
 from engine.wire.signalr.messages import HubProtocol, TransferFormat
 from engine.wire.signalr.negotiate import TransportKind
 
@@ -59,6 +60,18 @@ class HubTransport(ABC):
     @abstractmethod
     def flush_soon(self) -> None:
         """Send what is queued before the event loop waits."""
+
+    def write_now(self, frame: bytes) -> bool:
+        """`write` and `flush`: a call less for what is called most. False where it is time to `drain`."""
+        self.write(frame)
+        self.flush()
+        return self.queued <= HIGH_WATER
+
+    def write_soon(self, frame: bytes) -> bool:
+        """`write` and `flush_soon`; see `write_now`."""
+        self.write(frame)
+        self.flush_soon()
+        return self.queued <= HIGH_WATER
 
     @property
     @abstractmethod

@@ -45,6 +45,8 @@ class WebSocketTransport(HubTransport):
         "_on_data",
         "_on_end",
         "_over",
+        "_write_now",
+        "_write_soon",
         "_ws",
         "framing",
         "poller",
@@ -70,6 +72,7 @@ class WebSocketTransport(HubTransport):
         )
         self._exchange = exchange
         self.poller = exchange.poller
+        self._write_now, self._write_soon = exchange.write_now, exchange.write_soon
         self._on_data = on_data
         self._on_end = on_end
         self._over = trio.Event()  # one of the two sides has begun to end it
@@ -96,6 +99,12 @@ class WebSocketTransport(HubTransport):
     def write(self, frame: bytes) -> None:
         if self._ws.closed is None:
             self._exchange.write(frame)
+
+    def write_now(self, frame: bytes) -> bool:
+        return self._ws.closed is not None or self._write_now(frame)
+
+    def write_soon(self, frame: bytes) -> bool:
+        return self._ws.closed is not None or self._write_soon(frame)
 
     def flush(self) -> None:
         self._exchange.flush()
