@@ -16,10 +16,10 @@ _WATCHED = 20.0  # seconds that idle connections are looked at: every one is pin
 _SOURCES = ("hub_load/main.c", "ws_load/connection.c")
 
 
-def hub_load(running: Running, load: Load, seconds: float, mode: str = "json") -> Figures:
-    """`hub_load/main.c`: see there for `mode`."""
+def hub_load(running: Running, load: Load, seconds: float, mode: str = "json", wait: str = "sleep") -> Figures:
+    """`hub_load/main.c`: see there for `mode` and `wait`."""
     arguments = (
-        mode, running.address, running.server.path, load.connections, load.in_flight, load.size, seconds,
+        mode, running.address, running.server.path, load.connections, load.in_flight, load.size, seconds, wait,
     )  # fmt: skip
     began = running.processor_time()
     found: Figures = json.loads(run_pinned(compiled(*_SOURCES), *map(str, arguments), limit=seconds + 180))
@@ -28,6 +28,7 @@ def hub_load(running: Running, load: Load, seconds: float, mode: str = "json") -
 
 
 json_load = functools.partial(hub_load, mode="json")
+spinning_load = functools.partial(hub_load, wait="spin")
 msgpack_load = functools.partial(hub_load, mode="msgpack")
 event_load = functools.partial(hub_load, mode="sse")
 broadcast_load = functools.partial(hub_load, mode="broadcast")
@@ -51,7 +52,7 @@ class _Idle:
     """Connections that stay open until the block is left."""
 
     def __init__(self, running: Running, connections: int) -> None:
-        arguments = ("idle", running.address, running.server.path, str(connections), "1", "32", "0")
+        arguments = ("idle", running.address, running.server.path, str(connections), "1", "32", "0", "sleep")
         self._process = subprocess.Popen(
             ["taskset", "-c", str(LOAD_CORE), compiled(*_SOURCES), *arguments],
             stdin=subprocess.PIPE,

@@ -17,6 +17,7 @@ from tests.benchmarks.hub_loads import (
     idle_load,
     json_load,
     msgpack_load,
+    spinning_load,
     stalled_load,
     stream_load,
 )
@@ -38,17 +39,29 @@ SUITES = (
     Suite(
         "hub",
         "Echo of a hub",
-        (ENGINE, PLAIN, engine("engine, busy poll", "/hub", "--busy-poll", "30us"), AIOSIGNALR),
+        (ENGINE, PLAIN, AIOSIGNALR),
         (BUSY, MANY, ONE),
         json_load,
         (
             Target(BUSY, 3.0, "aiosignalr"),
             Target(MANY, 5.0, "aiosignalr"),
             Target(ONE, 0.7, "aiosignalr", figure="p50_us", at_most=True),
-            Target(ONE, 0.35, "aiosignalr", of="engine, busy poll", figure="p50_us", at_most=True),
             Target(BUSY, 4.0, "aiosignalr", of="engine, plain def"),
             Target(MANY, 6.0, "aiosignalr", of="engine, plain def"),
         ),
+    ),
+    Suite(
+        "hub-busy",
+        "Echo of a hub to a client that does not sleep either",
+        (
+            engine("engine", "/hub", "--busy-poll", "30us"),
+            engine("engine, plain def", "/plain", "--busy-poll", "30us"),
+            AIOSIGNALR,
+        ),
+        (ONE,),
+        spinning_load,
+        (Target(ONE, 0.35, "aiosignalr", figure="p50_us", at_most=True),),
+        figure="p50_us",
     ),
     Suite(
         "hub-broadcast",

@@ -1,6 +1,6 @@
 /* A SignalR load generator that is not the bottleneck: one thread, epoll, messages made once.
  *
- * Usage: hub_load MODE ADDRESS PATH CONNECTIONS IN_FLIGHT SIZE SECONDS
+ * Usage: hub_load MODE ADDRESS PATH CONNECTIONS IN_FLIGHT SIZE SECONDS WAIT
  *   MODE      json       invocations of Echo with a string of SIZE characters, over WebSockets
  *             msgpack    the same in MessagePack
  *             sse        the same in JSON over Server-Sent Events and POSTs
@@ -9,6 +9,7 @@
  *             stream     each connection reads streams of SIZE items, Count(SIZE), one after the other
  *             idle       an Echo each, then nothing: prints "ready", and ends at the end of its input
  *   ADDRESS   a port on 127.0.0.1
+ *   WAIT      sleep until there is something to read, or spin: as in ws_load
  * Prints one JSON object. The first second is warm-up and is not counted. `load_busy` is the share of
  * time that was not spent waiting. `messages` are all that came, with those of the warm-up.
  *
@@ -41,6 +42,7 @@ struct client {
 
 static int connections, in_flight, counting, epoll, missing;
 static size_t payload_size;
+static int spins;
 static struct client *all;
 static const char *path;
 static unsigned char *messages[MAX_IN_FLIGHT];
@@ -350,10 +352,10 @@ static void run(double seconds) {
             end = at;
             break;
         }
-        int ready = epoll_wait(epoll, events, 64, 10000);
+        int ready = epoll_wait(epoll, events, 64, spins ? 0 : 10000);
         double woken = now();
-        idle += woken - at;
-        if (!ready) die("nothing came for ten seconds");
+        if (!spins || !ready) idle += woken - at;
+        if (!ready && !spins) die("nothing came for ten seconds");
         for (int i = 0; i < ready; i++) { /* the lowest bit of a pointer tells a client's two connections apart */
             uintptr_t data = (uintptr_t)events[i].data.ptr;
             readable((struct client *)(data & ~(uintptr_t)1), data & 1, woken);
@@ -364,13 +366,14 @@ static void run(double seconds) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 8) die("usage: hub_load MODE ADDRESS PATH CONNECTIONS IN_FLIGHT SIZE SECONDS");
+    if (count != 9) die("usage: hub_load MODE ADDRESS PATH CONNECTIONS IN_FLIGHT SIZE SECONDS WAIT");
     while (mode <= IDLE && strcmp(arguments[1], MODES[mode])) mode++;
     if (mode > IDLE) die("no such mode");
     path = arguments[3];
     connections = atoi(arguments[4]);
     in_flight = atoi(arguments[5]);
     payload_size = atol(arguments[6]);
+    spins = !strcmp(arguments[8], "spin");
     if (in_flight < 1 || in_flight > MAX_IN_FLIGHT || connections < 1) die("bad arguments");
     if (in_flight > 1 && (broadcasts() || mode == SSE || mode == STREAM)) die("IN_FLIGHT must be 1");
     histogram = calloc(BUCKETS, sizeof *histogram);
