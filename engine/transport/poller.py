@@ -127,10 +127,13 @@ class Poller:
                 if self._busy_poll:
                     if self._round():
                         await self._spin()
-                elif self._round():
+                    continue
+                # Under load there is more by the time that all others have run: a look costs less than to wait.
+                while not self._led and self._round():
                     # Whom this round has woken may answer, wait again, and lead then.
                     self.free = True
                     await trio.lowlevel.checkpoint()
+                    self.free = False
         finally:
             self.free = False
             self._over = True
@@ -145,9 +148,13 @@ class Poller:
         self.free = False
         self._led = True
         try:
+            read = 0
             while not arrived():
-                await trio.lowlevel.wait_readable(self._descriptor)
-                self._context.run(self._round)
+                if read:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(self._descriptor)
+                read = self._context.run(self._round)
         finally:
             self._led = False
             if self._over:
