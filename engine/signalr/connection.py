@@ -402,7 +402,7 @@ class HubConnection:
         `signalr.slow_client`.
 
         Returns:
-            The bytes in the outbox now; more than `server.outbox_size`: the connection was closed for it.
+            The bytes in the outbox, if many; more than `server.outbox_size`: the connection was closed for it.
 
         Raises:
             TypeError, ValueError: an argument cannot be encoded.
@@ -416,13 +416,11 @@ class HubConnection:
         policy = self.settings.slow_client
         if policy != "close" and transport.queued > HIGH_WATER and self._deliver_late(frame):
             return min(transport.queued, self.outbox_size)
-        transport.write(frame)
         self._liveness.sent = self._liveness.now()
-        if self._in_batch:
-            self._batch_wrote = True
-        else:
-            transport.flush()
-        self.crowded = (queued := transport.queued) > HIGH_WATER
+        room = (transport.write_soon if self._in_batch else transport.write_now)(frame)
+        if room and self.outbox_size >= HIGH_WATER:
+            return 0
+        self.crowded, queued = not room, transport.queued
         if queued > self.outbox_size and policy == "close":
             self._close_slow(queued)
         return queued if policy == "close" else min(queued, self.outbox_size)

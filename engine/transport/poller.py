@@ -116,24 +116,25 @@ class Poller:
     async def run(self) -> None:
         """Read what is ready, until cancelled."""
         self._context = copy_context()
+        read = 0
         try:
             while True:
                 if self._led:
                     self._standby = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._abort_standby)
+                    read = 0
                     continue
                 self.free = False
-                await trio.lowlevel.wait_readable(self._descriptor)
-                if self._busy_poll:
-                    if self._round():
-                        await self._spin()
-                    continue
-                # Under load there is more by the time that all others have run: a look costs less than to wait.
-                while not self._led and self._round():
+                if not read:  # under load there is more by now, and to look costs less than to wait
+                    await trio.lowlevel.wait_readable(self._descriptor)
+                read = self._round()
+                if read and self._busy_poll:
+                    await self._spin()
+                    read = 0
+                elif read:
                     # Whom this round has woken may answer, wait again, and lead then.
                     self.free = True
                     await trio.lowlevel.checkpoint()
-                    self.free = False
         finally:
             self.free = False
             self._over = True
