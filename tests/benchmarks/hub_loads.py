@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
 import time
+from contextlib import AbstractContextManager
 
-from tests.benchmarks.loads import Figures, Load, compiled, run_pinned
-from tests.benchmarks.servers import LOAD_CORE, Running
+from tests.benchmarks.loads import Figures, Load, compiled, holding, run_pinned
+from tests.benchmarks.servers import Running
 
 _FIRST = 100  # connections that are open before memory is looked at: what a server allocates once
 _WATCHED = 20.0  # seconds that idle connections are looked at: every one is pinged at least once
@@ -38,9 +38,9 @@ stream_load = functools.partial(hub_load, mode="stream")
 
 def idle_load(running: Running, load: Load, _seconds: float) -> Figures:
     """KiB of the server for each connection, and the share of its core that keeping them alive takes."""
-    with _Idle(running, _FIRST):
+    with _idle(running, _FIRST):
         memory = running.memory()
-        with _Idle(running, load.connections):
+        with _idle(running, load.connections):
             kib = (running.memory() - memory) / load.connections / 1024
             busy = running.processor_time()
             time.sleep(_WATCHED)
@@ -48,22 +48,6 @@ def idle_load(running: Running, load: Load, _seconds: float) -> Figures:
     return {"kib": kib, "keep_alive": busy / _WATCHED}
 
 
-class _Idle:
-    """Connections that stay open until the block is left."""
-
-    def __init__(self, running: Running, connections: int) -> None:
-        arguments = ("idle", running.address, running.server.path, str(connections), "1", "32", "0", "sleep")
-        self._process = subprocess.Popen(
-            ["taskset", "-c", str(LOAD_CORE), compiled(*_SOURCES), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> None:
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != "ready\n":
-            raise RuntimeError("some connections could not be opened; is `ulimit -n` high enough?")
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
+def _idle(running: Running, connections: int) -> AbstractContextManager[None]:
+    arguments = ("idle", running.address, running.server.path, str(connections), "1", "32", "0", "sleep")
+    return holding(compiled(*_SOURCES), *arguments)

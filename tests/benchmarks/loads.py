@@ -6,6 +6,7 @@ and not the server's.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -13,6 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +54,25 @@ def run_pinned(*command: str, limit: float) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+@contextlib.contextmanager
+def holding(*command: str) -> Iterator[None]:
+    """Around a block: a load generator in its mode `idle`, whose connections stay open.
+
+    Raises:
+        RuntimeError: some could not be opened.
+    """
+    process = subprocess.Popen(
+        ["taskset", "-c", str(LOAD_CORE), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError("some connections could not be opened; is `ulimit -n` high enough?")
+        yield
+    finally:
+        process.communicate()
 
 
 _PACKAGES = {"h2load": "nghttp2-client", "gcc": "gcc"}

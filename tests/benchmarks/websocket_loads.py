@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import subprocess
+from contextlib import AbstractContextManager
 
-from tests.benchmarks.loads import WS_LOAD, Figures, Load, compiled, websocket_load
-from tests.benchmarks.servers import LOAD_CORE, Running
+from tests.benchmarks.loads import WS_LOAD, Figures, Load, compiled, holding, websocket_load
+from tests.benchmarks.servers import Running
 
 _FIRST = 100  # connections that are open before memory is looked at: what a server allocates once
 PACE = 0.002  # seconds between two messages of one of the connections that are not the flood
@@ -26,32 +26,16 @@ def either_load(running: Running, load: Load, seconds: float) -> Figures:
 def idle_load(running: Running, load: Load, _seconds: float) -> Figures:
     """KiB of the server for each connection that has echoed a message and then says nothing."""
     sizes = []
-    with _Idle(running, _FIRST):
+    with _idle(running, _FIRST):
         sizes.append(running.memory())
-        with _Idle(running, load.connections):
+        with _idle(running, load.connections):
             sizes.append(running.memory())
     return {"kib": (sizes[1] - sizes[0]) / load.connections / 1024}
 
 
-class _Idle:
-    """Connections that stay open until the block is left."""
-
-    def __init__(self, running: Running, connections: int) -> None:
-        arguments = ("idle", running.address, running.server.path, str(connections), "1", "32", "0", "sleep")
-        self._process = subprocess.Popen(
-            ["taskset", "-c", str(LOAD_CORE), compiled(*WS_LOAD), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> None:
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != "ready\n":
-            raise RuntimeError("some connections could not be opened; is `ulimit -n` high enough?")
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
+def _idle(running: Running, connections: int) -> AbstractContextManager[None]:
+    arguments = ("idle", running.address, running.server.path, str(connections), "1", "32", "0", "sleep")
+    return holding(compiled(*WS_LOAD), *arguments)
 
 
 def flood_load(running: Running, load: Load, seconds: float) -> Figures:
