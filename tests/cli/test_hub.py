@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -22,6 +23,15 @@ from engine.signalr.hub import hub_method
 from engine.signalr.schema import describe
 from engine.signalr.typescript import typescript
 from tests.interop.server_process import ROOT, ServerProcess
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """`hub call` quietens a logger for the rest of its process, which here is that of all tests."""
+    logger = logging.getLogger("engine.signalr.client.handlers")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 class Colour(Enum):
