@@ -161,8 +161,6 @@ class HubConnection:
             self._forget()
 
     async def _serve(self) -> None:
-        manager = self.hub.manager
-        await manager.connected(self)
         welcomed = False
         try:
             with self._scope:
@@ -175,8 +173,7 @@ class HubConnection:
             if welcomed:
                 with trio.move_on_after(self.settings.disconnect_timeout, shield=True):
                     await self._farewell()
-            with trio.move_on_after(self.settings.disconnect_timeout, shield=True):
-                await manager.disconnected(self)
+            self.hub.manager.disconnected(self)
 
     async def _dispatch(self) -> None:
         if self._backlog is None:
@@ -213,6 +210,7 @@ class HubConnection:
 
     def _forget(self) -> None:
         self._state = State.CLOSED
+        self.hub.manager.disconnected(self)
         self._liveness.stop()
         if self._backlog is not None:
             self._backlog.clear()
@@ -257,6 +255,8 @@ class HubConnection:
         self.protocol = event.protocol
         self._reader = event.protocol.reader(self.settings.max_message_size)
         self._state = State.OPEN
+        # Before the answer: who has it knows that nothing is missed from here on.
+        self.hub.manager.connected(self)
         self._send_control(event.answer)
         self._liveness.handshaken()
         self._handshaken.set()

@@ -82,12 +82,12 @@ class HubLifetimeManager(Directory):
     """Delivery to connections, groups and users of one hub. Unknown receivers are no error."""
 
     @abstractmethod
-    async def connected(self, connection: Member) -> None:
-        """A connection finished its handshake."""
+    def connected(self, connection: Member) -> None:
+        """Deliver to it from now on: its client is about to be told that the handshake is done."""
 
     @abstractmethod
-    async def disconnected(self, connection: Member) -> None:
-        """A connection is gone; it leaves all its groups."""
+    def disconnected(self, connection: Member) -> None:
+        """A connection is gone; it leaves all its groups. Idempotent."""
 
     @abstractmethod
     async def send_all(self, call: OutgoingCall, excluded: Collection[str] = _NOBODY) -> None:
@@ -142,13 +142,13 @@ class LocalLifetimeManager(HubLifetimeManager):
         """Connections."""
         return len(self._connections)
 
-    async def connected(self, connection: Member) -> None:
+    def connected(self, connection: Member) -> None:
         self._connections[connection.connection_id] = connection
         if connection.user_id is not None:
             self._users.setdefault(connection.user_id, {})[connection.connection_id] = connection
         self._tell(PresenceChange.CONNECTED, connection)
 
-    async def disconnected(self, connection: Member) -> None:
+    def disconnected(self, connection: Member) -> None:
         connection_id = connection.connection_id
         if self._connections.pop(connection_id, None) is None:
             return

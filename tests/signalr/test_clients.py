@@ -9,13 +9,19 @@ import pytest
 import trio
 import trio.testing
 
-from engine.config import Config
+from engine.config import Config, SignalRConfig
 from engine.errors import LocalProtocolError
+from engine.signalr.binding import HubMethods
+from engine.signalr.connection import HubConnection
+from engine.signalr.endpoint import PROTOCOLS
 from engine.signalr.hub import Hub
 from engine.signalr.lifetime import LocalLifetimeManager
+from engine.signalr.runtime import HubRuntime
+from engine.signalr.transports.websockets import WebSocketTransport
 from engine.transport.exchange import RequestHead
 from engine.wire.signalr.json import JsonHubProtocol
-from tests.signalr.hub_peer import HubClient, HubHost, hosting
+from tests.signalr.hub_peer import JSON_HANDSHAKE, TEXT, HubClient, HubHost, client_frame, hosting
+from tests.websocket.fake_exchange import FakeExchange
 
 
 class SendHub(Hub):
@@ -229,3 +235,22 @@ async def test_a_broadcast_is_encoded_once_for_all(monkeypatch: pytest.MonkeyPat
         for client in clients:
             assert (await client.message())["target"] == "M"
     assert encoded == ["M"]
+
+
+async def test_whoever_has_the_answer_to_its_handshake_misses_nothing() -> None:
+    manager, settings = LocalLifetimeManager(), SignalRConfig()
+    runtime = HubRuntime("SendHub", SendHub, HubMethods(SendHub, Hub), PROTOCOLS, settings, False, manager)
+    exchange = FakeExchange()
+    exchange.switch_protocol()
+    connection = HubConnection(runtime, exchange.head, "id", None, 1 << 20)
+    transport = WebSocketTransport(exchange, settings, connection.receive, lambda closed: None)
+    connection.open(transport)
+    transport.start()
+    exchange.deliver(client_frame(TEXT, JSON_HANDSHAKE))
+    assert exchange.take_sent().endswith(b"{}\x1e")
+    assert len(manager) == 1, "the answer is out, and a broadcast would miss the client"
+    connection.end_of_transport(clean=False)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await connection.run()
+    assert len(manager) == 0, "it ended before its task ran"
