@@ -180,3 +180,19 @@ async def scripted(*scripts: Script, lockstep: bool = False) -> AsyncIterator[Di
 
         yield dial
         nursery.cancel_scope.cancel()
+
+
+async def offer(peer: RawPeer) -> None:
+    """A script: negotiate, and nothing more."""
+    await peer.offer()
+
+
+async def open_hub(peer: RawPeer) -> None:
+    """The server's half of a connection."""
+    await peer.accept_websocket()
+    await peer.handshake()
+
+
+async def silent(peer: RawPeer) -> None:
+    """A server that says nothing."""
+    await trio.sleep_forever()

@@ -16,24 +16,11 @@ from engine.signalr.client.carriers import OPEN_TIMEOUT
 from engine.signalr.client.connection import HubConnectionState
 from engine.signalr.client.retry import RetryContext, after_delays
 from engine.wire.signalr.negotiate import TransportKind
-from tests.signalr.client.client_peer import OFFER, URL, RawPeer, Script, scripted
-
-
-async def offer(peer: RawPeer) -> None:
-    await peer.offer()
+from tests.signalr.client.client_peer import OFFER, URL, RawPeer, Script, offer, open_hub, scripted, silent
 
 
 async def offer_all(peer: RawPeer) -> None:
     await peer.offer(*OFFER)
-
-
-async def open_hub(peer: RawPeer) -> None:
-    await peer.accept_websocket()
-    await peer.handshake()
-
-
-async def silent(peer: RawPeer) -> None:
-    await trio.sleep_forever()
 
 
 async def vanish(peer: RawPeer) -> None:

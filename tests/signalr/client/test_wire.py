@@ -13,21 +13,7 @@ from engine import HubConnection
 from engine.errors import ConnectionClosed, HandshakeRejected, HubError, RemoteProtocolError
 from engine.signalr.client.connection import HubConnectionState
 from engine.wire.signalr.negotiate import TransportKind
-from tests.signalr.client.client_peer import OFFER, URL, RawPeer, Script, scripted
-
-
-async def open_hub(peer: RawPeer) -> None:
-    """The server's half of a connection."""
-    await peer.accept_websocket()
-    await peer.handshake()
-
-
-async def offer(peer: RawPeer) -> None:
-    await peer.offer()
-
-
-async def silent(peer: RawPeer) -> None:
-    await trio.sleep_forever()
+from tests.signalr.client.client_peer import OFFER, URL, RawPeer, Script, offer, open_hub, scripted, silent
 
 
 def answering(status: int, body: str = "", **fields: str) -> Script:
