@@ -234,7 +234,7 @@ class GrpcConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClientTlsConfig:
-    """How an outgoing connection is encrypted; see `engine.transport.client`."""
+    """How an outgoing connection is encrypted; see `engine.transport.tls_client`."""
 
     ca_file: str | None = None  # PEM; None: the authorities that the system trusts
     ca_data: str | None = None  # the same as text

@@ -25,7 +25,7 @@ from engine.errors import ConnectionClosed, EngineError, HandshakeRejected, HubE
 from engine.signalr.client.connection import HubConnection, HubConnectionState
 from engine.signalr.schema import describe as describe_hubs
 from engine.signalr.typescript import typescript as to_typescript
-from engine.transport.client import client_context
+from engine.transport.tls_client import client_context
 from engine.wire.signalr.json import encode_value
 from engine.wire.signalr.negotiate import TransportKind
 

@@ -30,9 +30,10 @@ from engine.grpc.credentials import CallCredentials
 from engine.grpc.resolver import Resolver, host_of, parse_target
 from engine.grpc.retry import MethodConfig, RetryThrottle, ServiceConfig
 from engine.grpc.service import MethodKind
-from engine.transport.client import Address, TlsClient, client_context, dial, start_tls
+from engine.transport.client import Address, dial
 from engine.transport.http2_client import Http2ClientConnection
 from engine.transport.stream import ByteStream, WrappedByteStream
+from engine.transport.tls_client import TlsClient, client_context, start_tls
 from engine.transport.watchdog import Watchdog
 from engine.wire.grpc import compression as wire_compression
 
@@ -248,9 +249,9 @@ class Channel:
             stream = await self._connect(address)
         except (OSError, trio.BrokenResourceError) as error:
             raise ConnectionClosed(1006, str(error) or type(error).__name__) from error
-        if self._tls is not None:
-            stream = await start_tls(stream, self._tls)
-        return WrappedByteStream(stream, read_size=self.config.server.read_size, peer_address=str(address))
+        server = self.config.server
+        wrapped = WrappedByteStream(stream, read_size=server.read_size, peer_address=str(address))
+        return wrapped if self._tls is None else await start_tls(wrapped, self._tls, server)
 
     # -- calls ----------------------------------------------------------------
 

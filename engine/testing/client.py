@@ -27,9 +27,10 @@ from engine.server import Phase, Server
 from engine.signalr.client.connection import HubConnection
 from engine.testing.network import MemoryStream, Network
 from engine.testing.response import TestResponse, TestStream
-from engine.transport.client import Address, TlsClient, start_tls
+from engine.transport.client import Address
 from engine.transport.http1_client import Http1Client, Origin
 from engine.transport.stream import ByteStream, WrappedByteStream
+from engine.transport.tls_client import TlsClient, start_tls
 from engine.websocket.client import connect_websocket
 
 __all__ = ["TestClient"]
@@ -174,9 +175,9 @@ class TestClient:
             stream: trio.abc.Stream = await self.connect()
         except OSError as error:
             raise ConnectionClosed(1006, error.strerror or "") from error
-        if context is not None:
-            stream = await start_tls(stream, TlsClient(context, origin.host))
-        return WrappedByteStream(stream, read_size=self.server.config.server.read_size, peer_address=origin.authority)
+        server = self.server.config.server
+        wrapped = WrappedByteStream(stream, read_size=server.read_size, peer_address=origin.authority)
+        return wrapped if context is None else await start_tls(wrapped, TlsClient(context, origin.host), server)
 
     # -- HTTP -------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from engine.transport.http2 import Http2Driver
 from engine.transport.poller import Poller
 from engine.transport.statistics import ConnectionStatistics, ExchangeStatistics
 from engine.transport.stream import ByteStream, SocketByteStream, WrappedByteStream
-from engine.transport.tls import ReplayStream, TlsHandshakes
+from engine.transport.tls import TlsHandshakes
 from engine.transport.watchdog import Watchdog
 from engine.wire.sniff import Protocol, sniff
 
@@ -92,7 +92,6 @@ class Connection:
         # immutable
         self.connection_id = connection_id
         self._surroundings = surroundings
-        self._transport = transport
         # owned by the connection task
         server = surroundings.config.server
         self._stream: ByteStream
@@ -221,18 +220,8 @@ class Connection:
 
     async def _start_tls(self, tls: TlsHandshakes, initial: bytes, peer: Peer) -> tuple[Peer, str | None]:
         """Do the handshake and put the encrypted stream in place of the cleartext one."""
-        raw: trio.abc.Stream
-        if isinstance(self._stream, SocketByteStream):
-            sock = self._stream.detach()
-            raw = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        else:
-            assert isinstance(self._transport, trio.abc.Stream)  # see __init__
-            raw = self._transport
-        stream = ReplayStream(raw, initial)
-        # Until the handshake is done, closing is closing the transport below it.
-        self._stream = self._wrap(stream, peer)
-        result = await tls.handshake(stream)
-        self._stream = self._wrap(result.stream, peer)
+        result = await tls.handshake(self._stream, initial)
+        self._stream = result.stream
         secured = Peer(
             peer.address,
             peer.local,
@@ -243,13 +232,3 @@ class Connection:
             tls_identity=result.identity,
         )
         return secured, result.alpn
-
-    def _wrap(self, stream: trio.abc.Stream, peer: Peer) -> WrappedByteStream:
-        config = self._surroundings.config.server
-        return WrappedByteStream(
-            stream,
-            read_size=config.read_size,
-            close_timeout=config.close_timeout,
-            local_address=peer.local,
-            peer_address=peer.address,
-        )

@@ -10,22 +10,20 @@ Specs: RFC 9110 section 9.3.6 (CONNECT), RFC 8305 (several addresses; Trio does 
 from __future__ import annotations
 
 import base64
-import contextlib
 import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import cache
 from urllib.parse import unquote, urlsplit
 
 import trio
 
 from engine.config import Config
 from engine.errors import ConfigError, ConnectionClosed, HandshakeRejected, RemoteProtocolError
-from engine.transport.stream import ByteStream, SocketByteStream, WrappedByteStream, format_address
-from engine.transport.tls import ReplayStream
+from engine.transport.stream import ByteStream, ReplayedByteStream, SocketByteStream, WrappedByteStream
+from engine.transport.tls_client import TlsClient, default_tls_context, start_tls
 from engine.wire.http1_response import ResponseHeadReader
 
 Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]
@@ -64,15 +62,6 @@ class Destination:
     alpn: str | None = None
     proxy: Proxy | None = None
     connect: Connect | None = None
-
-
-@cache
-def default_tls_context(alpn: str) -> ssl.SSLContext:
-    """Trusts what the system trusts, TLS 1.2 and up, and offers one protocol; shared, so leave it as it is."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols([alpn])
-    return context
 
 
 def parse_proxy(url: str) -> Proxy:
@@ -133,85 +122,52 @@ async def dial(destination: Destination, config: Config) -> ByteStream:
         HandshakeRejected: the proxy refused.
         RemoteProtocolError, LimitExceeded: the proxy's answer is no HTTP.
     """
-    proxy = destination.proxy if destination.unix is None else None
-    connect = destination.connect or trio.open_tcp_stream
-    plain: trio.abc.Stream
-    if destination.unix is not None:
-        plain = await _connect_unix(destination.unix)
-    elif proxy is not None:
-        plain = await _connect_tcp(connect, proxy.host, proxy.port)
-    else:
-        plain = await _connect_tcp(connect, destination.host, destination.port)
-    # Before anything is wrapped around them, and the socket hidden.
-    local, peer = _addresses(plain, destination)
-    stream, tunnel = plain, b""
-    try:
-        if proxy is not None:
-            if proxy.tls:
-                stream = await _start_tls(stream, default_tls_context("http/1.1"), proxy.host, None)
-            tunnel = await _tunnel(stream, proxy, destination, config)
-        if tunnel:
-            stream = ReplayStream(stream, tunnel)
-        if destination.tls is not None:
-            name = destination.server_name or destination.host
-            stream = await _start_tls(stream, destination.tls, name, destination.alpn)
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
     server = config.server
-    if isinstance(stream, trio.SocketStream) and stream is plain:
-        return SocketByteStream(socket.socket(fileno=stream.socket.detach()), read_size=server.read_size)
-    return WrappedByteStream(
-        stream,
-        read_size=server.read_size,
-        close_timeout=server.close_timeout,
-        local_address=local,
-        peer_address=peer,
-    )
-
-
-def _addresses(stream: trio.abc.Stream, destination: Destination) -> tuple[str, str]:
-    """Our own, and the server's: as it was asked for where there is a proxy in between, or no socket."""
-    local, peer = "", f"{destination.host}:{destination.port}"
-    if not isinstance(stream, trio.SocketStream):
-        return local, peer
-    with contextlib.suppress(OSError):  # the server may be gone already: the next step will tell
-        local = format_address(stream.socket.getsockname())
-        if destination.proxy is None:
-            peer = format_address(stream.socket.getpeername())
-    return local, peer
+    stream = await _connect(destination, config)
+    proxy = destination.proxy if destination.unix is None else None
+    tunnel = b""
+    if proxy is not None:
+        if proxy.tls:
+            stream = await start_tls(stream, TlsClient(default_tls_context("http/1.1"), proxy.host), server)
+        try:
+            tunnel = await _tunnel(stream, proxy, destination, config)
+        except BaseException:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + server.close_timeout):
+                await stream.aclose()
+            raise
+        stream.peer_address = f"{destination.host}:{destination.port}"
+    if destination.tls is not None:
+        tls = TlsClient(destination.tls, destination.server_name or destination.host, destination.alpn)
+        return await start_tls(stream, tls, server, tunnel)
+    return ReplayedByteStream(stream, tunnel) if tunnel else stream
 
 
 # -- the steps ------------------------------------------------------------
 
 
-async def _connect_tcp(connect: Connect, host: str, port: int) -> trio.abc.Stream:
-    with _naming(f"cannot connect to {host}:{port}"):
-        return await connect(host, port)
-    raise AssertionError("unreachable: _naming swallows nothing")
+async def _connect(destination: Destination, config: Config) -> ByteStream:
+    """To the server, or to its proxy."""
+    server = config.server
+    connect: Connect = destination.connect or trio.open_tcp_stream
+    nearest = destination.proxy or destination
+    where = destination.unix or f"{nearest.host}:{nearest.port}"
+    try:
+        plain: trio.abc.Stream
+        if destination.unix is not None:
+            plain = await trio.open_unix_socket(destination.unix)
+        else:
+            plain = await connect(nearest.host, nearest.port)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__ or error
+        raise ConnectionClosed(1006, f"cannot connect to {where}: {_reason(cause)}") from cause
+    if isinstance(plain, trio.SocketStream):
+        return SocketByteStream(socket.socket(fileno=plain.socket.detach()), read_size=server.read_size)
+    return WrappedByteStream(
+        plain, read_size=server.read_size, close_timeout=server.close_timeout, local_address="", peer_address=where
+    )
 
 
-async def _connect_unix(path: str) -> trio.SocketStream:
-    with _naming(f"cannot connect to {path}"):
-        return await trio.open_unix_socket(path)
-    raise AssertionError("unreachable: _naming swallows nothing")
-
-
-async def _start_tls(
-    stream: trio.abc.Stream, context: ssl.SSLContext, name: str, alpn: str | None
-) -> trio.SSLStream[trio.abc.Stream]:
-    # https_compatible would keep close_notify back, and with it the difference between an end and a cut.
-    tls = trio.SSLStream(stream, context, server_hostname=name, https_compatible=False)
-    with _naming(f"TLS handshake with {name}"):
-        await tls.do_handshake()
-    negotiated = tls.selected_alpn_protocol()
-    if alpn is not None and negotiated != alpn:
-        hint = "give an ssl_context that offers it, to a server that speaks it"
-        raise ConnectionClosed(1006, f"TLS handshake with {name}: {alpn} was not negotiated (RFC 7301); {hint}")
-    return tls
-
-
-async def _tunnel(stream: trio.abc.Stream, proxy: Proxy, destination: Destination, config: Config) -> bytes:
+async def _tunnel(stream: ByteStream, proxy: Proxy, destination: Destination, config: Config) -> bytes:
     """CONNECT; returns what came behind the proxy's answer."""
     host = f"[{destination.host}]" if ":" in destination.host else destination.host
     authority = f"{host}:{destination.port}".encode("ascii")
@@ -220,17 +176,18 @@ async def _tunnel(stream: trio.abc.Stream, proxy: Proxy, destination: Destinatio
         request.append(b"Proxy-Authorization: " + proxy.authorization)
     where = f"the proxy {proxy.host}:{proxy.port}"
     reader = ResponseHeadReader(config.http1)
-    with _naming(where):
+    head = None
+    try:
         await stream.send_all(b"\r\n".join((*request, b"\r\n")))
-        head = None
         while head is None:
             data = await stream.receive_some()
             if not data:
-                raise ConnectionClosed(1006, f"{where} ended the connection without an answer to CONNECT")
-            try:
-                head = reader.feed(bytes(data))
-            except RemoteProtocolError as error:
-                raise RemoteProtocolError(f"{where}: {error}") from None
+                raise ConnectionClosed(1006, "it ended the connection without an answer to CONNECT")
+            head = reader.feed(data)
+    except ConnectionClosed as error:
+        raise ConnectionClosed(1006, f"{where}: {error.reason}") from error
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(f"{where}: {error}") from None
     # "Any 2xx (Successful) response indicates that the sender ... will switch to tunnel mode."
     if not 200 <= head.status < 300:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields]
@@ -239,22 +196,7 @@ async def _tunnel(stream: trio.abc.Stream, proxy: Proxy, destination: Destinatio
     return bytes(reader.rest)
 
 
-@contextlib.contextmanager
-def _naming(step: str) -> Iterator[None]:
-    """Whatever the transport raises becomes ConnectionClosed with the step's name."""
-    try:
-        yield
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise ConnectionClosed(1006, f"{step}: {_reason(error.__cause__ or error)}") from (error.__cause__ or error)
-    except OSError as error:
-        raise ConnectionClosed(1006, f"{step}: {_reason(error)}") from error
-
-
 def _reason(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted, {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "the server ended the connection"
     several = error.__cause__
     if isinstance(several, BaseExceptionGroup):  # Trio tried more than one address
         return _reason(several.exceptions[0])

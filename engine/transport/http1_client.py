@@ -21,9 +21,10 @@ import trio
 
 from engine.config import Config
 from engine.errors import ConfigError, ConnectionClosed, LocalProtocolError, RemoteProtocolError
-from engine.transport.dial import Destination, Proxy, default_tls_context, dial
+from engine.transport.dial import Destination, Proxy, dial
 from engine.transport.dial import proxy_from_environment as environment_proxy
 from engine.transport.stream import ByteStream
+from engine.transport.tls_client import default_tls_context
 from engine.wire.http1_client import DataReceived, Http1ClientCore, ResponseEnded, ResponseFailed, ResponseReceived
 
 __all__ = [

@@ -1,8 +1,9 @@
 """Bytes in and out of one connection, whatever carries them.
 
-Owns: `ByteStream`, the one small interface that drivers are written against, and its two
-implementations: `SocketByteStream` on a raw non-blocking socket (try first, wait only on
-`BlockingIOError`) and `WrappedByteStream` on any `trio.abc.Stream` (TLS, memory streams, simulators).
+Owns: `ByteStream`, the one small interface that drivers are written against, and the implementations
+that carry bytes: `SocketByteStream` on a raw non-blocking socket (try first, wait only on
+`BlockingIOError`) and `WrappedByteStream` on any `trio.abc.Stream` (memory streams, simulators).
+TLS is one more, on top of any of them: `engine.transport.tls_stream`.
 
 Reading is a pump: the stream calls the driver's synchronous sink for each read. So the same driver
 can be fed by one task a connection, or by one poller for all of them.
@@ -199,10 +200,6 @@ class SocketByteStream(ByteStream):
         except trio.ClosedResourceError:
             raise ConnectionClosed(1006, "closed on our side") from None
 
-    def detach(self) -> socket.socket:
-        """Give the socket up, for a stream of another kind to own it."""
-        return socket.socket(fileno=self._socket.detach())
-
     async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         with contextlib.suppress(OSError):  # already gone: then there is nobody to tell
@@ -318,3 +315,47 @@ class WrappedByteStream(ByteStream):
         self._aborted = True
         for scope in self._scopes:
             scope.cancel()
+
+
+class ReplayedByteStream(ByteStream):
+    """A stream with its first bytes put back in front of it."""
+
+    __slots__ = ("_initial", "_stream", "local_address", "peer_address", "poller")
+
+    def __init__(self, stream: ByteStream, initial: bytes) -> None:
+        self._stream = stream
+        self._initial = initial
+        self.local_address = stream.local_address
+        self.peer_address = stream.peer_address
+        self.poller = stream.poller
+
+    async def receive_some(self) -> bytes:
+        if not self._initial:
+            return await self._stream.receive_some()
+        await trio.lowlevel.checkpoint()
+        data, self._initial = self._initial, b""
+        return data
+
+    async def pump(self, sink: Sink, max_bytes: int | None = None) -> None:
+        while self._initial:
+            await trio.lowlevel.checkpoint()
+            size = max_bytes or len(self._initial)
+            data, self._initial = self._initial[:size], self._initial[size:]
+            if not sink(data):
+                return
+        await self._stream.pump(sink, max_bytes)
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        return self._stream.send_nowait(data)
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def abort(self) -> None:
+        self._stream.abort()

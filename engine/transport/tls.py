@@ -1,18 +1,13 @@
 """TLS for a server: the context, its reload, and the handshake of one connection.
 
-Owns: every choice about TLS (versions, ciphers, ALPN, tickets), `TlsHandshakes` with the reload that
-cannot break a running server, and `ReplayStream` for bytes that were read while the protocol was
-being guessed. Never accepts, never closes the transport: the connection does.
-
-What comes out of a handshake is a plain `trio.SSLStream`; `stream.WrappedByteStream` around it does the
-rest that TLS needs: small sends, a ragged end read as an end, a close that does not wait for ever.
+Owns: every choice about TLS (versions, ciphers, ALPN, tickets), and `TlsHandshakes` with the reload that
+cannot break a running server. Never accepts, never closes the transport: the connection does.
 
 Specs: RFC 8446 and RFC 5246 (TLS), RFC 7301 (ALPN), RFC 9113 section 9.2 (what HTTP/2 asks of TLS).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import ssl
 import time
@@ -26,8 +21,10 @@ import trio
 from engine.config import ServerConfig, TlsConfig
 from engine.errors import ConnectionClosed, StartupError
 from engine.transport.exchange import TlsIdentity
+from engine.transport.stream import ByteStream
+from engine.transport.tls_stream import TlsByteStream
 
-__all__ = ["ReplayStream", "TlsHandshakes", "TlsResult", "build_context"]
+__all__ = ["TlsHandshakes", "TlsResult", "build_context"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +40,7 @@ _SELF_SIGNED_NAMES = ("localhost", "127.0.0.1", "::1")
 class TlsResult:
     """The encrypted stream and what the handshake agreed on."""
 
-    stream: trio.SSLStream[trio.abc.Stream]
+    stream: TlsByteStream
     alpn: str | None  # None: the client offered nothing of ours; HTTP/1.1 may follow, HTTP/2 may not (RFC 9113 3.2)
     version: str  # "TLSv1.2" or "TLSv1.3"
     cipher: str
@@ -158,61 +155,6 @@ def _prove(context: ssl.SSLContext) -> None:
 # -- one connection ------------------------------------------------------------
 
 
-class ReplayStream(trio.abc.Stream):
-    """A stream with its first bytes put back in front of it."""
-
-    def __init__(self, stream: trio.abc.Stream, initial: bytes = b"") -> None:
-        self._stream = stream
-        self._initial = initial
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """As `trio.abc.ReceiveStream`; cancellation loses no bytes."""
-        if not self._initial:
-            return await self._stream.receive_some(max_bytes)
-        await trio.lowlevel.checkpoint()
-        size = len(self._initial) if max_bytes is None else max_bytes
-        data, self._initial = self._initial[:size], self._initial[size:]
-        return data
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """As `trio.abc.SendStream`."""
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """As `trio.abc.SendStream`."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        """Close the stream underneath; when cancelled it is closed all the same."""
-        await self._stream.aclose()
-
-
-class _PacedStream(ReplayStream):
-    """The transport during a handshake: holds a token of the limiter while there is something to compute.
-
-    A handshake is half a millisecond of arithmetic between two waits. Tokens bound how much of it is done
-    before running connections get a turn. They are not held while the client is being waited for: else a
-    hundred clients that connect and stay silent would lock out all others.
-    """
-
-    def __init__(self, stream: trio.abc.Stream, limiter: trio.CapacityLimiter) -> None:
-        super().__init__(stream)
-        self._limiter = limiter
-        self._computing = False
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        self.release()
-        data = await super().receive_some(max_bytes)
-        await self._limiter.acquire_on_behalf_of(self)
-        self._computing = True
-        return data
-
-    def release(self) -> None:
-        if self._computing:
-            self._computing = False
-            self._limiter.release_on_behalf_of(self)
-
-
 class TlsHandshakes:
     """The certificates of one server, and the handshakes of its connections."""
 
@@ -223,7 +165,10 @@ class TlsHandshakes:
         """
         # immutable
         self._tls = tls
-        self._timeout = server.handshake_timeout
+        self._server = server
+        # A handshake is half a millisecond of arithmetic. Tokens bound how much of it is done before running
+        # connections get a turn. They are not held while a client is being waited for: else a hundred that
+        # connect and stay silent would lock out all others.
         self._limiter = trio.CapacityLimiter(server.max_tls_handshakes)
         # replaced as a whole by `reload`
         self.context = build_context(tls)
@@ -242,48 +187,45 @@ class TlsHandshakes:
         _log.info("certificates reloaded")
         return True
 
-    async def handshake(self, stream: trio.abc.Stream) -> TlsResult:
+    async def handshake(self, transport: ByteStream, initial: bytes = b"") -> TlsResult:
         """Shake hands as the server, within `server.handshake_timeout`.
 
-        The transport stays the caller's to close, also after an error; bytes that were read ahead go
-        back into it with `ReplayStream`. After cancellation it is good for nothing but closing.
+        After an error the transport stays the caller's to close; after cancellation it is good for nothing else.
+
+        Args:
+            initial: bytes that were read ahead.
 
         Raises:
             ConnectionClosed: there was no handshake; its reason says why.
         """
-        transport = _PacedStream(stream, self._limiter)
-        # https_compatible would keep close_notify back, and clients of OpenSSL 3 take that for a truncated body.
-        tls: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
-            transport, self.context, server_side=True, https_compatible=False
+        server = self._server
+        stream = TlsByteStream(
+            transport,
+            self.context,
+            server_side=True,
+            read_size=server.read_size,
+            close_timeout=server.close_timeout,
+            initial=initial,
         )
         reason = ""
-        with trio.move_on_after(self._timeout) as scope:
+        with trio.move_on_after(server.handshake_timeout) as scope:
             try:
-                await tls.do_handshake()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                reason = _reason(error.__cause__)
-                await _send_alert(tls, stream)
-            finally:
-                transport.release()
+                await stream.handshake(self._limiter)
+            except ssl.SSLError as error:
+                reason = _reason(error)
+            except ConnectionClosed:
+                reason = "the connection was lost"
         if scope.cancelled_caught:
-            reason = f"not finished within server.handshake_timeout ({self._timeout:g} s)"
+            reason = f"not finished within server.handshake_timeout ({server.handshake_timeout:g} s)"
         if reason:
             _failures.report(reason)
             raise ConnectionClosed(1006, f"TLS handshake: {reason}")
-        tls.transport_stream = stream  # the layer around it has done its work
+        tls = stream.tls
         cipher = tls.cipher()
         certificate = tls.getpeercert(binary_form=True)
+        identity = _identity(certificate, tls.getpeercert() or {}) if certificate else None
         alpn = tls.selected_alpn_protocol()
-        identity = _identity(certificate, tls.getpeercert()) if certificate else None
-        return TlsResult(tls, alpn, tls.version() or "", cipher[0] if cipher else "", certificate, identity)
-
-
-async def _send_alert(tls: trio.SSLStream[trio.abc.Stream], stream: trio.abc.Stream) -> None:
-    """Tell the client why (RFC 8446 6.2); Trio gives up with OpenSSL's last words unsent."""
-    alert = tls._outgoing.read()
-    if alert:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await stream.send_all(alert)
+        return TlsResult(stream, alpn, tls.version() or "", cipher[0] if cipher else "", certificate, identity)
 
 
 def _identity(certificate: bytes, described: Mapping[str, Any]) -> TlsIdentity:
@@ -307,12 +249,10 @@ _REASONS = {
 }
 
 
-def _reason(cause: BaseException | None) -> str:
-    if isinstance(cause, ssl.SSLEOFError):
+def _reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLEOFError):
         return "the client ended the connection"
-    if isinstance(cause, ssl.SSLError):
-        return _REASONS.get(cause.reason or "", f"{cause.reason or cause}")
-    return "the connection was lost"
+    return _REASONS.get(error.reason or "", f"{error.reason or error}")
 
 
 class _FailureLog:

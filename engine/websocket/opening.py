@@ -16,9 +16,10 @@ import trio
 
 from engine.config import Config, WebSocketConfig
 from engine.errors import ConfigError, ConnectionClosed, HandshakeRejected, LocalProtocolError
-from engine.transport.dial import Connect, Destination, Proxy, default_tls_context, dial, proxy_from_environment
+from engine.transport.dial import Connect, Destination, Proxy, dial, proxy_from_environment
 from engine.transport.exchange import Fields, Peer, RequestHead
 from engine.transport.stream import ByteStream
+from engine.transport.tls_client import default_tls_context
 from engine.transport.websocket_client import ClientConnection, SwitchedConnection
 from engine.transport.websocket_client_http2 import Http2ClientConnection
 from engine.websocket.address import Address, follow

@@ -115,16 +115,15 @@ async def test_a_tls_connection_through_a_proxy_that_is_reached_over_tls(
         tls = trio.SSLStream(stream, server, server_side=True)
         assert (await tls.receive_some()).startswith(b"CONNECT localhost:")
         await tls.send_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        onward = await trio.open_tcp_stream("127.0.0.1", target)
+        async with await trio.open_tcp_stream("127.0.0.1", target) as onward:
 
-        async def back() -> None:
-            async for data in onward:
-                await tls.send_all(data)
+            async def back() -> None:
+                async for data in onward:
+                    await tls.send_all(data)
 
-        nursery.start_soon(back)
-        async for data in tls:
-            await onward.send_all(data)
-        await onward.aclose()
+            nursery.start_soon(back)
+            async for data in tls:
+                await onward.send_all(data)
 
     with trio.fail_after(10):
         target = await listen(nursery, tls_echo)

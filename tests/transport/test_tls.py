@@ -1,10 +1,9 @@
-"""TLS: what is agreed on, who is refused, reloads that cannot break a running server, and orderly ends."""
+"""TLS of a server: what is agreed on, who is refused, and reloads that cannot break a running server."""
 
 from __future__ import annotations
 
 import builtins
 import ssl
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,33 +14,8 @@ import trustme
 from engine.config import ServerConfig, TlsConfig
 from engine.errors import ConnectionClosed, StartupError
 from engine.transport import tls as tls_module
-from engine.transport.stream import WrappedByteStream
-from engine.transport.tls import ReplayStream, TlsHandshakes, build_context
-
-
-class Files:
-    """A certificate on disk and an authority that clients can trust."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ca = trustme.CA()
-        self.cert, self.key = folder / "cert.pem", folder / "key.pem"
-        self.write("localhost")
-
-    def write(self, name: str) -> None:
-        issued = self.ca.issue_cert(name, "localhost")
-        self.cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        self.key.write_bytes(issued.private_key_pem.bytes())
-
-    @property
-    def config(self) -> TlsConfig:
-        return TlsConfig(cert_file=str(self.cert), key_file=str(self.key))
-
-    def client(self, *alpn: str) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        self.ca.configure_trust(context)
-        if alpn:
-            context.set_alpn_protocols(alpn)
-        return context
+from engine.transport.tls import TlsHandshakes, build_context
+from tests.transport.certificates import Files, agree, wrap
 
 
 @pytest.fixture
@@ -52,22 +26,6 @@ def files(tmp_path: Path) -> Files:
 @pytest.fixture
 def handshakes(files: Files) -> TlsHandshakes:
     return TlsHandshakes(files.config, ServerConfig())
-
-
-async def agree(handshakes: TlsHandshakes, client_context: ssl.SSLContext):
-    """Both ends of an encrypted connection in memory."""
-    near, far = trio.testing.memory_stream_pair()
-    client = trio.SSLStream(far, client_context, server_hostname="localhost", https_compatible=False)
-    result = None
-
-    async def serve() -> None:
-        nonlocal result
-        result = await handshakes.handshake(near)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
-        nursery.start_soon(client.do_handshake)
-    return result, client
 
 
 # -- what is agreed on ---------------------------------------------------------
@@ -132,7 +90,7 @@ async def test_a_silent_client_is_given_up_at_the_deadline(handshakes, autojump_
     near, _far = trio.testing.memory_stream_pair()
     started = trio.current_time()
     with pytest.raises(ConnectionClosed, match=r"server\.handshake_timeout \(10 s\)"):
-        await handshakes.handshake(near)
+        await handshakes.handshake(wrap(near))
     assert trio.current_time() - started == pytest.approx(10)
 
 
@@ -144,7 +102,7 @@ async def test_a_client_that_stops_half_way_is_given_up_at_the_deadline(files, h
         client.do_handshake()
     await far.send_all(outgoing.read()[:100])
     with pytest.raises(ConnectionClosed, match="not finished"):
-        await handshakes.handshake(near)
+        await handshakes.handshake(wrap(near))
 
 
 async def test_a_client_that_is_refused_is_told_why_by_an_alert(files, handshakes):
@@ -156,7 +114,7 @@ async def test_a_client_that_is_refused_is_told_why_by_an_alert(files, handshake
 
     async def serve() -> None:
         with pytest.raises(ConnectionClosed, match="none of our ciphers"):
-            await handshakes.handshake(near)
+            await handshakes.handshake(wrap(near))
         await near.aclose()
 
     async with trio.open_nursery() as nursery:
@@ -175,7 +133,7 @@ async def test_silent_clients_do_not_lock_out_others(files, autojump_clock):
             kept.append(far)
             if first_bytes:
                 await far.send_all(first_bytes)
-            nursery.start_soon(handshakes.handshake, near)
+            nursery.start_soon(handshakes.handshake, wrap(near))
         await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(1):
             await agree(handshakes, files.client())
@@ -190,7 +148,7 @@ async def test_the_limiter_is_given_back_however_a_handshake_ends(files, autojum
             await far.send_all(data)
         await far.send_eof()
         with pytest.raises(ConnectionClosed):
-            await handshakes.handshake(near)
+            await handshakes.handshake(wrap(near))
     result, _ = await agree(handshakes, files.client("h2"))
     assert result.alpn == "h2"
 
@@ -210,7 +168,7 @@ async def test_what_is_not_tls_is_refused_with_a_reason(handshakes, data, reason
     await far.send_all(data)
     await far.send_eof()
     with pytest.raises(ConnectionClosed, match=reason):
-        await handshakes.handshake(near)
+        await handshakes.handshake(wrap(near))
 
 
 async def test_a_client_of_tls_1_1_only_is_refused(handshakes):
@@ -221,7 +179,7 @@ async def test_a_client_of_tls_1_1_only_is_refused(handshakes):
     near, far = trio.testing.memory_stream_pair()
     await far.send_all(b"\x16\x03\x01" + len(record).to_bytes(2, "big") + record)
     with pytest.raises(ConnectionClosed, match=r"nothing newer than TLS 1\.1"):
-        await handshakes.handshake(near)
+        await handshakes.handshake(wrap(near))
 
 
 async def test_a_client_that_does_not_trust_us_is_named_so(handshakes):
@@ -245,7 +203,7 @@ async def test_a_client_that_does_not_trust_us_is_named_so(handshakes):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(distrust)
         with pytest.raises(ConnectionClosed, match="does not trust"):
-            await handshakes.handshake(near)
+            await handshakes.handshake(wrap(near))
 
 
 async def test_a_thousand_failures_a_second_are_one_line_of_log(handshakes, caplog, monkeypatch):
@@ -258,27 +216,11 @@ async def test_a_thousand_failures_a_second_are_one_line_of_log(handshakes, capl
         near, far = trio.testing.memory_stream_pair()
         await far.send_all(b"GET / HTTP/1.1\r\n\r\n")
         with pytest.raises(ConnectionClosed):
-            await handshakes.handshake(near)
+            await handshakes.handshake(wrap(near))
     assert [record.getMessage() for record in caplog.records] == [
         "TLS handshake failed: the client speaks plain HTTP",
         "TLS handshake failed: the client speaks plain HTTP (and 2 more since the last line)",
     ]
-
-
-# -- bytes read ahead ----------------------------------------------------------
-
-
-async def test_bytes_that_were_read_ahead_are_replayed_in_any_size():
-    near, far = trio.testing.memory_stream_pair()
-    stream = ReplayStream(near, b"abcdef")
-    assert await stream.receive_some(2) == b"ab"
-    assert await stream.receive_some() == b"cdef"
-    await far.send_all(b"gh")
-    assert await stream.receive_some() == b"gh"
-    await stream.send_all(b"back")
-    assert await far.receive_some() == b"back"
-    await stream.aclose()
-    assert await far.receive_some() == b""
 
 
 async def test_a_handshake_goes_on_from_bytes_that_were_read_ahead(files, handshakes):
@@ -289,7 +231,7 @@ async def test_a_handshake_goes_on_from_bytes_that_were_read_ahead(files, handsh
         nursery.start_soon(client.send_all, b"ping")
         peeked = await near.receive_some(1)
         assert peeked == b"\x16"
-        result = await handshakes.handshake(ReplayStream(near, bytes(peeked)))
+        result = await handshakes.handshake(wrap(near), bytes(peeked))
         assert await result.stream.receive_some() == b"ping"
 
 
@@ -382,124 +324,3 @@ def test_without_trustme_a_self_signed_certificate_says_what_to_install(monkeypa
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(StartupError, match=r"pip install 'engine\[tls-dev\]'"):
         build_context(TlsConfig(self_signed=True))
-
-
-# -- with the byte stream around it, over memory and over sockets --------------
-
-
-def wrap(stream: trio.abc.Stream) -> WrappedByteStream:
-    return WrappedByteStream(stream, read_size=65536, close_timeout=1.0)
-
-
-async def test_an_end_without_close_notify_reads_as_an_end(files, handshakes):
-    result, client = await agree(handshakes, files.client())
-    await client.send_all(b"last words")
-    await client.transport_stream.aclose()
-    stream = wrap(result.stream)
-    assert await stream.receive_some() == b"last words"
-    assert await stream.receive_some() == b""
-
-
-async def test_closing_says_close_notify_so_that_a_strict_client_sees_a_whole_body(files, handshakes):
-    result, client = await agree(handshakes, files.client())
-    stream = wrap(result.stream)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stream.aclose)
-        assert await client.receive_some() == b""  # and not BrokenResourceError(SSLEOFError)
-
-
-async def test_closing_does_not_wait_for_a_client_that_does_not_read(files, handshakes, autojump_clock):
-    result, client = await agree(handshakes, files.client())
-
-    class Full(ReplayStream):
-        async def send_all(self, data) -> None:
-            await trio.sleep_forever()
-
-    result.stream.transport_stream = Full(result.stream.transport_stream)
-    started = trio.current_time()
-    await wrap(result.stream).aclose()
-    assert trio.current_time() - started == pytest.approx(1.0)
-    assert await client.transport_stream.receive_some() == b""
-
-
-async def test_a_large_send_is_encrypted_in_small_pieces(files, handshakes):
-    result, client = await agree(handshakes, files.client())
-    sizes: list[int] = []
-    real = result.stream.send_all
-
-    async def send_all(data) -> None:
-        sizes.append(len(data))
-        await real(data)
-
-    result.stream.send_all = send_all
-    body = bytes(1_000_000)
-    received = bytearray()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wrap(result.stream).send_all, body)
-        while len(received) < len(body):
-            received += await client.receive_some()
-    assert received == body
-    assert max(sizes) <= 64 * 1024
-
-
-@pytest.fixture
-async def echo_port(handshakes, nursery) -> int:
-    """An echo server behind TLS on a real socket."""
-
-    async def serve(raw: trio.SocketStream) -> None:
-        try:
-            result = await handshakes.handshake(raw)
-        except ConnectionClosed:
-            await raw.aclose()
-            return
-        stream = wrap(result.stream)
-        while data := await stream.receive_some():
-            await stream.send_all(data)
-        await stream.aclose()
-
-    listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
-    return listeners[0].socket.getsockname()[1]
-
-
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_blocking_openssl_client_is_served_and_sees_an_orderly_end(files, echo_port, version):
-    import socket
-
-    context = files.client("http/1.1")
-    context.maximum_version = context.minimum_version = version
-
-    def talk() -> bytes:
-        with (
-            socket.create_connection(("127.0.0.1", echo_port), timeout=10) as raw,
-            context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client,
-        ):
-            client.sendall(b"x" * 100_000)
-            received = b""
-            while len(received) < 100_000:
-                received += client.recv(65536)
-            client.unwrap()  # sends close_notify and demands the server's
-            return received
-
-    assert await trio.to_thread.run_sync(talk) == b"x" * 100_000
-
-
-async def test_plain_http_and_garbage_on_a_tls_socket_end_the_connection_and_no_other(files, echo_port):
-    healthy = await trio.open_ssl_over_tcp_stream("localhost", echo_port, ssl_context=files.client())
-    async with healthy:
-        await healthy.send_all(b"1")
-        assert await healthy.receive_some() == b"1"
-        for data in (b"GET / HTTP/1.1\r\n\r\n", bytes(500), b"\x16\x03\x01\xff\xff" + bytes(100)):
-            async with await trio.open_tcp_stream("127.0.0.1", echo_port) as stream:
-                await stream.send_all(data)
-                await stream.send_eof()
-                with trio.fail_after(5):
-                    assert (await receive_or_reset(stream))[:1] in (b"", b"\x15")  # nothing, or a TLS alert
-        await healthy.send_all(b"2")
-        assert await healthy.receive_some() == b"2"
-
-
-async def receive_or_reset(stream: trio.abc.Stream) -> bytes:
-    try:
-        return bytes(await stream.receive_some())
-    except trio.BrokenResourceError:
-        return b""  # a reset, where bytes of ours were left unread

@@ -165,7 +165,7 @@ async def test_http2_over_tls_must_be_negotiated(tmp_path: Path) -> None:
     config = Config(server=QUIET.server, tls=engine.config.TlsConfig(cert_file=str(pem)))
     with trio.fail_after(10):
         async with echo_server(config) as server:
-            with pytest.raises(ConnectionClosed, match="h2 was not negotiated"):
+            with pytest.raises(ConnectionClosed, match=r"by ALPN .*, not on h2"):
                 async with engine.connect_websocket(url_of(server, scheme="wss"), ssl_context=trusting, http2=True):
                     pass
 
