@@ -23,13 +23,18 @@ class PlainExchange(FakeExchange):
 
     def __init__(self, path: str = "/", method: str = "GET", query: str = "", config: Config | None = None) -> None:
         super().__init__(config)
+        self.body_sent = 0
         self.head = RequestHead(
             method, path, query, "http", "localhost", [], "1.1", None, path.encode("utf-8", "surrogatepass")
         )
 
     def write(self, data, *, end=False) -> None:
         super().write(data, end=end)
-        self.bytes_sent += len(data)
+        self.body_sent += len(data)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self.body_sent
 
 
 @pytest.fixture

@@ -21,19 +21,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from engine.errors import ConnectionClosed, LimitExceeded, LimitKind
 from engine.signalr import texts
-from engine.signalr.backlog import HIGH_WATER, Backlog
 from engine.signalr.client_results import ClientResults
 from engine.signalr.dispatcher import Dispatcher, Slot
 from engine.signalr.hub import Hub, HubCallerContext
 from engine.signalr.liveness import Liveness
 from engine.signalr.resume import ResumableTransport
+from engine.signalr.sender import HubSender
 from engine.signalr.state import State
 from engine.wire.signalr.handshake import CANCELED, HandshakeReader, HandshakeRefused
 from engine.wire.signalr.messages import (
@@ -41,7 +40,6 @@ from engine.wire.signalr.messages import (
     CancelInvocation,
     Close,
     Completion,
-    HubProtocol,
     Invocation,
     Malformed,
     MessageReader,
@@ -52,20 +50,17 @@ from engine.wire.signalr.messages import (
 )
 
 if TYPE_CHECKING:
-    from engine.config import SignalRConfig
     from engine.signalr.auth import User
-    from engine.signalr.lifetime import OutgoingCall
     from engine.signalr.runtime import HubRuntime
     from engine.signalr.transports import HubTransport
     from engine.transport.exchange import RequestHead
 
 _log = logging.getLogger("engine.signalr")
 
-_MAX_JOINED = 16 * 1024  # bytes of messages in one frame, and one more: far below what clients accept
 _GRACE = 1.0  # seconds for invocations that were received before the client closed
 
 
-class HubConnection:
+class HubConnection(HubSender):
     """See the module.
 
     Attributes:
@@ -73,11 +68,8 @@ class HubConnection:
         user: who the client is now; None for an anonymous one.
         user_id: who it was when the connection began: what `clients.user` goes by.
         groups: what it is a member of; the lifetime manager's.
-        protocol: the encoding that the handshake chose.
     """
 
-    protocol: HubProtocol
-    transport: HubTransport
     context: HubCallerContext
 
     def __init__(
@@ -89,23 +81,14 @@ class HubConnection:
         outbox_size: int,
         user: User | None = None,
     ) -> None:
+        super().__init__(hub, outbox_size)
         # immutable
-        self.hub = hub
         self.head = head
         self.connection_id = connection_id
         self.user_id = user_id
-        self.settings: SignalRConfig = hub.settings
-        self.outbox_size = outbox_size
         # owned by the reader
-        self._state = State.HANDSHAKE
         self._reader: MessageReader | None = None
         self._handshake: HandshakeReader
-        self._in_batch = False  # inside `receive`, which flushes once at its end
-        self._batch_wrote = False
-        self._joins = False  # what is sent in a batch goes out in one frame
-        self._batch: list[bytes] = []
-        self._batch_size = 0
-        self.crowded = False  # the client has not taken what was sent to it
         self._holds: set[object] = set()  # who wants nothing read for now
         self._results = ClientResults()
         # owned by whoever ends it
@@ -120,8 +103,6 @@ class HubConnection:
         self._resume: ResumableTransport | None = None  # once stateful reconnect is in use
         # owned by whoever authenticates
         self.user = user
-        # owned by whoever writes; only where broadcasts to a slow client are dropped, the oldest first
-        self._backlog = Backlog(outbox_size) if hub.settings.slow_client == "drop_oldest" else None
 
     def open(self, transport: HubTransport) -> None:
         """Bytes can come from now on."""
@@ -146,7 +127,7 @@ class HubConnection:
     def reattached(self) -> None:
         """Another WebSocket carries on: half a message that came over the one before is discarded."""
         self._reader = self.protocol.reader(self.settings.max_message_size)
-        self._liveness.heard = self._liveness.sent = trio.current_time()
+        self._liveness.heard = self.sent = trio.current_time()
 
     # -- the connection's task ------------------------------------------------
 
@@ -220,10 +201,9 @@ class HubConnection:
 
     def receive(self, chunks: list[bytes]) -> None:
         """Take what one read brought. Synchronous; never waits for a method."""
-        self._in_batch = True
-        self.crowded = self.crowded and self.transport.queued > HIGH_WATER
+        self._begin_batch()
         if self._liveness.armed:
-            self._liveness.heard = self._liveness.now()
+            self._liveness.heard = self._now()
         for chunk in chunks:
             reader = self._reader
             if reader is None:
@@ -231,12 +211,7 @@ class HubConnection:
             else:
                 reader.receive_data(chunk)
                 self._receive_messages(reader)
-        self._in_batch = False
-        if self._batch:
-            self._write_batch()
-        elif self._batch_wrote:
-            self.transport.flush()
-        self._batch_wrote = False
+        self._end_batch()
 
     def _receive_handshake(self, data: bytes) -> None:
         if self._state is not State.HANDSHAKE:
@@ -342,110 +317,7 @@ class HubConnection:
         """Run something beside the invocations, until the connection ends."""
         self._dispatcher.start_soon(function, arguments)
 
-    # -- sending --------------------------------------------------------------
-
-    def send(self, payload: bytes, *, more: bool = False) -> None:
-        """Write hub messages to this client; ignored when it is gone.
-
-        Args:
-            payload: of `protocol`.
-            more: the caller is about to write more.
-        """
-        if not self._state.sending:
-            return
-        if self._in_batch and self._joins:
-            self._batch.append(payload)
-            self._batch_size += len(payload)
-            if self._batch_size > _MAX_JOINED:
-                self._write_batch()
-            return
-        transport = self.transport
-        frame = transport.frame(payload)
-        self._liveness.sent = self._liveness.now()
-        if self._backlog is not None and len(self._backlog):
-            self._put_back(self._backlog, frame, droppable=False)
-            self.crowded = True
-        elif self._in_batch:
-            transport.write(frame)
-            self._batch_wrote = True
-        elif more or self._dispatcher.more:
-            self.crowded = not transport.write_soon(frame)
-        else:
-            self.crowded = not transport.write_now(frame)
-
-    def _write_batch(self) -> None:
-        """What was sent while a read is worked through leaves as one: a frame costs more than a message."""
-        batch, transport = self._batch, self.transport
-        frame = transport.frame(batch[0] if len(batch) == 1 else b"".join(batch))
-        batch.clear()
-        self._batch_size = 0
-        self._liveness.sent = self._liveness.now()
-        self._batch_wrote = self._in_batch
-        self.crowded = not (transport.write_soon(frame) if self._in_batch else transport.write_now(frame))
-
-    def _send_control(self, payload: bytes) -> None:
-        """`send` for what does not count: the handshake's answer, Ping, Close."""
-        transport = self.transport
-        if self._batch:
-            self._write_batch()
-        transport.write_control(transport.frame(payload))
-        self._liveness.sent = self._liveness.now()
-        if self._in_batch:
-            self._batch_wrote = True
-        else:
-            transport.flush()
-
-    def deliver(self, call: OutgoingCall) -> int:
-        """Put a call into the outbox without ever waiting.
-
-        Beyond `server.outbox_size` the connection is closed, or else calls are dropped: see
-        `signalr.slow_client`.
-
-        Returns:
-            The bytes in the outbox, if many; more than `server.outbox_size`: the connection was closed for it.
-
-        Raises:
-            TypeError, ValueError: an argument cannot be encoded.
-        """
-        if not self._state.sending:
-            return 0
-        transport = self.transport
-        if self._batch:
-            self._write_batch()
-        frame = call.frame(self.protocol, transport)
-        policy = self.settings.slow_client
-        if policy != "close" and transport.queued > HIGH_WATER and self._deliver_late(frame):
-            return min(transport.queued, self.outbox_size)
-        self._liveness.sent = self._liveness.now()
-        room = (transport.write_soon if self._in_batch else transport.write_now)(frame)
-        if room and self.outbox_size >= HIGH_WATER:
-            return 0
-        self.crowded, queued = not room, transport.queued
-        if queued > self.outbox_size and policy == "close":
-            self._close_slow(queued)
-        return queued if policy == "close" else min(queued, self.outbox_size)
-
-    def _deliver_late(self, frame: bytes) -> bool:
-        """A call for a client that takes too little; False: there is still room for it."""
-        if self._backlog is not None:
-            self._put_back(self._backlog, frame, droppable=True)
-        elif self.transport.queued + len(frame) > self.outbox_size:
-            self.hub.dropped += 1
-        else:
-            return False
-        return True
-
-    def _put_back(self, backlog: Backlog, frame: bytes, *, droppable: bool) -> None:
-        self.hub.dropped += backlog.put(frame, droppable=droppable)
-        if backlog.size > self.outbox_size:
-            self._close_slow(backlog.size)  # it is not broadcasts that are too much
-
-    async def drain(self) -> None:
-        """Wait while this client takes too little; returns at once where it is gone."""
-        if self._state.sending:
-            with suppress(ConnectionClosed):  # its own scope tells it
-                await self.transport.drain()
-        self.crowded = False
+    # -- client results -------------------------------------------------------
 
     async def invoke_client(self, call_id: str, target: str, arguments: Sequence[Any], result_type: Any) -> Any:
         """Call a method of this client and wait for its result; a late one is ignored.

@@ -32,14 +32,23 @@ _YIELD_EVERY = 256  # deliveries of a broadcast between two looks at what else w
 
 
 class OutgoingCall:
-    """A call of a client method that is encoded once for each kind of receiver."""
+    """A call of a client method that is encoded once for each kind of receiver.
 
-    __slots__ = ("_frames", "arguments", "target")
+    Attributes:
+        made_at: by Trio's clock.
+    """
+
+    __slots__ = ("_frame", "_frames", "_framing", "_protocol", "arguments", "made_at", "target")
 
     def __init__(self, target: str, arguments: Sequence[Any]) -> None:
         self.target = target
         self.arguments = arguments
+        self.made_at = trio.current_time()
         self._frames: dict[tuple[str, str], bytes] = {}
+        # the latest: nearly all receivers are of one kind
+        self._frame = b""
+        self._framing = ""
+        self._protocol: HubProtocol | None = None
 
     def frame(self, protocol: HubProtocol, transport: HubTransport) -> bytes:
         """The bytes for connections with this protocol and this kind of transport.
@@ -47,11 +56,14 @@ class OutgoingCall:
         Raises:
             TypeError, ValueError: an argument cannot be encoded.
         """
-        key = (protocol.name, transport.framing)
+        framing = transport.framing
+        if protocol is self._protocol and framing is self._framing:
+            return self._frame
+        key = (protocol.name, framing)
         frame = self._frames.get(key)
         if frame is None:
-            payload = protocol.invocation(self.target, self.arguments)
-            frame = self._frames[key] = transport.frame(payload)
+            frame = self._frames[key] = transport.frame(protocol.invocation(self.target, self.arguments))
+        self._protocol, self._framing, self._frame = protocol, framing, frame
         return frame
 
 
@@ -255,9 +267,11 @@ class LocalLifetimeManager(HubLifetimeManager):
     ) -> None:
         crowded = False
         # A copy: connections come and go while a long broadcast yields.
-        for number, (connection_id, connection) in enumerate(list(receivers.items()), 1):
-            if connection_id in excluded:
-                continue
+        if excluded:
+            chosen = [each for connection_id, each in receivers.items() if connection_id not in excluded]
+        else:
+            chosen = list(receivers.values())
+        for number, connection in enumerate(chosen, 1):
             queued = connection.deliver(call)
             if queued > _HIGH_WATER:
                 crowded = True

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 
 class Living(Protocol):
-    """The connection that is kept or ended by the clock."""
+    """The connection that is kept or ended by the clock.
+
+    Attributes:
+        sent: when something was written.
+    """
+
+    sent: float
 
     @property
     def is_open(self) -> bool:
@@ -59,10 +65,8 @@ class Liveness:
     """The timers of one hub connection.
 
     Attributes:
-        sent: when something was written.
         heard: when something was received; kept once `armed`.
         armed: the client has pinged.
-        now: tells the time; `trio.current_time` without the way there, for what is called for each message.
     """
 
     __slots__ = (
@@ -75,8 +79,6 @@ class Liveness:
         "_transport",
         "armed",
         "heard",
-        "now",
-        "sent",
     )
 
     def __init__(self, connection: Living, settings: SignalRConfig, transport: HubTransport) -> None:
@@ -88,16 +90,15 @@ class Liveness:
         self._expiry: Timer | None = None
         self._drain: Timer | None = None
         self.armed = False
-        self.now = trio.lowlevel.current_clock().current_time
-        self.sent = self.heard = self.now()
-        self._main.set(self.sent + settings.handshake_timeout)
+        self.heard = connection.sent = trio.current_time()
+        self._main.set(connection.sent + settings.handshake_timeout)
 
     def handshaken(self) -> None:
         """The handshake is done: pings from here on, where the transport needs them."""
         self._main.clear()
         if not self._transport.has_keep_alive:
             self._main.callback = self._keep_alive
-            self._main.set(self.sent + self._settings.keep_alive_interval)
+            self._main.set(self._connection.sent + self._settings.keep_alive_interval)
 
     def pinged(self) -> None:
         """The client has pinged."""
@@ -137,10 +138,10 @@ class Liveness:
 
     def _keep_alive(self) -> None:
         if self._connection.is_open:
-            due = self.sent + self._settings.keep_alive_interval
+            due = self._connection.sent + self._settings.keep_alive_interval
             if due <= trio.current_time():
                 self._connection.send_ping()
-                self.sent = due  # not now: pings keep their beat however late the timer is
+                self._connection.sent = due  # not now: pings keep their beat however late the timer is
                 due += self._settings.keep_alive_interval
             self._main.set(due)
 

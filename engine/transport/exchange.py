@@ -98,7 +98,6 @@ class Exchange(ABC):
     """
 
     __slots__ = (
-        "bytes_sent",
         "cancel_reason",
         "config",
         "draining",
@@ -124,7 +123,6 @@ class Exchange(ABC):
     scope: trio.CancelScope
     cancel_reason: CancelReason | None
     status: int  # of the response head; 0 before it is written
-    bytes_sent: int  # of response body
     response_ended: bool
     draining: bool  # the server wants to stop: long-lived handlers should end soon
 
@@ -234,6 +232,18 @@ class Exchange(ABC):
     @abstractmethod
     def flush_soon(self) -> None:
         """`flush` before the event loop waits for anything: for a caller that knows it will write more."""
+
+    @property
+    @abstractmethod
+    def bytes_sent(self) -> int:
+        """Of the response's body, or since `switch_protocol`."""
+
+    def writers(self) -> tuple[Callable[[bytes], bool], Callable[[bytes], bool]]:
+        """`write_now` and `write_soon` for after `switch_protocol`, at the least cost.
+
+        They need not look whether the exchange is over: who has called `close` or `reset` calls them no more.
+        """
+        return self.write_now, self.write_soon
 
     def write_now(self, data: bytes) -> bool:
         """`write` and `flush`: a call less for what is called most.

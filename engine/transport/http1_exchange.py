@@ -43,6 +43,7 @@ class Http1Exchange(Exchange):
 
     __slots__ = (
         "_body",
+        "_body_sent",
         "_content_length",
         "_dead",
         "_driver",
@@ -50,6 +51,7 @@ class Http1Exchange(Exchange):
         "_raw",
         "_sink",
         "_switchable",
+        "_switched_at",
         "_taken",
         "_timers",
         "_unread",
@@ -71,7 +73,8 @@ class Http1Exchange(Exchange):
         self.scope = trio.CancelScope()
         self.cancel_reason = None
         self.status = 0
-        self.bytes_sent = 0
+        self._body_sent = 0  # bytes
+        self._switched_at = 0  # bytes of the connection that had been written by then
         self.response_ended = False
         self.draining = driver.draining
         self.trailers: Fields = ()
@@ -273,7 +276,6 @@ class Http1Exchange(Exchange):
     def write(self, data: bytes, *, end: bool = False) -> None:
         if self._raw:
             if not self.response_ended and not self._dead:
-                self.bytes_sent += len(data)
                 self._outbox.write(data)
                 if end:
                     self.close()
@@ -284,7 +286,7 @@ class Http1Exchange(Exchange):
             raise LocalProtocolError("write a response head before the body")
         core = self._driver.core
         self._outbox.write(core.send_data(data))
-        self.bytes_sent += len(data)
+        self._body_sent += len(data)
         if end:
             self._outbox.write(core.end_response())
             self.response_ended = True
@@ -309,17 +311,23 @@ class Http1Exchange(Exchange):
         self.max_body = math.inf
         self.min_body_rate = 0
         self._raw = True
+        self._switched_at = self._outbox.written
         self._driver.switched(trailing)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._outbox.written - self._switched_at if self._raw else self._body_sent
+
+    def writers(self) -> tuple[Callable[[bytes], bool], Callable[[bytes], bool]]:
+        return (self._outbox.send, self._outbox.send_soon) if self._raw else super().writers()
 
     def write_now(self, data: bytes) -> bool:
         if self._raw and not self.response_ended and not self._dead:
-            self.bytes_sent += len(data)
             return self._outbox.send(data)
         return super().write_now(data)
 
     def write_soon(self, data: bytes) -> bool:
         if self._raw and not self.response_ended and not self._dead:
-            self.bytes_sent += len(data)
             return self._outbox.send_soon(data)
         return super().write_soon(data)
 

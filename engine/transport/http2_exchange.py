@@ -32,6 +32,7 @@ class Http2Exchange(Exchange):
         "_asked",
         "_attached",
         "_body",
+        "_bytes_sent",
         "_content_length",
         "_driver",
         "_early_end",
@@ -62,7 +63,7 @@ class Http2Exchange(Exchange):
         self.scope = trio.CancelScope()
         self.cancel_reason = None
         self.status = 0
-        self.bytes_sent = 0
+        self._bytes_sent = 0
         self.response_ended = False
         self.draining = False
         self.trailers: Fields = ()
@@ -328,7 +329,7 @@ class Http2Exchange(Exchange):
             return
         if not self.status:
             raise LocalProtocolError("write a response head before the body")
-        self.bytes_sent += len(data)
+        self._bytes_sent += len(data)
         self.response_ended = end
         self._driver.core.send_data(self.stream_id, data, end_stream=end)
 
@@ -344,6 +345,10 @@ class Http2Exchange(Exchange):
         self.max_body = math.inf
         self.min_body_rate = 0
         self.write_head(200, headers)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._bytes_sent
 
     @property
     def queued(self) -> int:

@@ -96,6 +96,11 @@ class Outbox:
         return self._size
 
     @property
+    def written(self) -> int:
+        """Bytes that were written, taken by the transport or not; after a failure, those that were taken."""
+        return self.bytes_sent + self._size
+
+    @property
     def failed(self) -> bool:
         """Everything written from here on is discarded."""
         return self._failure is not None

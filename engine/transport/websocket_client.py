@@ -179,7 +179,7 @@ def _nobody(_data: bytes) -> None:
 class SwitchedExchange(Exchange):
     """See `Exchange`: of its interface, what is left after the switch."""
 
-    __slots__ = ("_connection", "_outbox", "_trailing", "sink")
+    __slots__ = ("_connection", "_outbox", "_switched_at", "_trailing", "sink")
 
     def __init__(self, connection: SwitchedConnection, head: RequestHead, peer: Peer, trailing: bytes) -> None:
         # immutable
@@ -192,7 +192,7 @@ class SwitchedExchange(Exchange):
         self.scope = trio.CancelScope()  # nobody is in it
         self.cancel_reason = None
         self.status = 101
-        self.bytes_sent = 0
+        self._switched_at = connection.outbox.written
         self.response_ended = False
         self.draining = False
         # owned by the WebSocket
@@ -238,18 +238,22 @@ class SwitchedExchange(Exchange):
 
     def write(self, data: bytes, *, end: bool = False) -> None:
         if not self.response_ended:
-            self.bytes_sent += len(data)
             self._outbox.write(data)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._outbox.written - self._switched_at
+
+    def writers(self) -> tuple[Callable[[bytes], bool], Callable[[bytes], bool]]:
+        return self._outbox.send, self._outbox.send_soon
 
     def write_now(self, data: bytes) -> bool:
         if not self.response_ended:
-            self.bytes_sent += len(data)
             return self._outbox.send(data)
         return True
 
     def write_soon(self, data: bytes) -> bool:
         if not self.response_ended:
-            self.bytes_sent += len(data)
             return self._outbox.send_soon(data)
         return True
 

@@ -129,8 +129,7 @@ class Link:
         self._max_queue = self._config.max_queue
         self._max_queue_size = self._config.max_queue_size
         self._write: Callable[[bytes], None] = exchange.write
-        self._write_now: Callable[[bytes], bool] = exchange.write_now
-        self._write_soon: Callable[[bytes], bool] = exchange.write_soon
+        self._write_now, self._write_soon = exchange.writers()
         # owned by the reader
         self._core = (
             RawFrameCore(self._config, masking_key=masking_key)

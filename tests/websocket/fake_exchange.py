@@ -40,7 +40,6 @@ class FakeExchange(Exchange):
         self.scope = trio.CancelScope()
         self.cancel_reason = None
         self.status = 0
-        self.bytes_sent = 0
         self.response_ended = False
         self.draining = False
         self.on_cancelled = None
@@ -105,6 +104,10 @@ class FakeExchange(Exchange):
 
     def write_informational(self, status: int, headers: Fields = ()) -> None:
         raise AssertionError("not for a WebSocket")
+
+    @property
+    def bytes_sent(self) -> int:
+        return 0
 
     def write(self, data: bytes, *, end: bool = False) -> None:
         assert self.status

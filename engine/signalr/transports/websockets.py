@@ -72,7 +72,7 @@ class WebSocketTransport(HubTransport):
         )
         self._exchange = exchange
         self.poller = exchange.poller
-        self._write_now, self._write_soon = exchange.write_now, exchange.write_soon
+        self._write_now, self._write_soon = exchange.writers()
         self._on_data = on_data
         self._on_end = on_end
         self._over = trio.Event()  # one of the two sides has begun to end it
