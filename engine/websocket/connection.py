@@ -61,11 +61,13 @@ class WebSocket(Link):
     __slots__ = (
         "_backlog",
         "_backlog_size",
+        "_crowded",
         "_cut_off",
         "_in_pieces",
         "_occupied",
         "_operations",
         "_pieces",
+        "_plain",
         "_room_expected",
         "_sending_stream",
         "_turn",
@@ -99,12 +101,15 @@ class WebSocket(Link):
             on_messages=on_messages,
             on_closed=on_closed,
         )
+        # immutable
+        self._plain = agreed is None and masking_key is None  # what is shared is the same for all of these
         # owned by the task that receives
         self._in_pieces = frames  # not everything in the mailbox is a message
         self._pieces: list[str | bytes] = []  # of a message that `receive` has not got whole yet
         self._cut_off = False  # `receive_stream` was left in the middle of a message
         # owned by whoever sends
         self._operations = 0
+        self._crowded = False  # more than the high-water mark may be queued: a broadcast has to look
         self._sending_stream = False  # `send_stream` is between two fragments
         self._backlog = _NOTHING  # broadcast, and not written yet: the peer is slow
         self._backlog_size = 0
@@ -273,6 +278,7 @@ class WebSocket(Link):
         room = self._write_soon(frame) if self._mailbox.items else self._write_now(frame)
         # `_written`, once more: a call less for what is called most
         if not room:
+            self._crowded = True
             await self._exchange.drain()
             self._flush_control()
             return
@@ -301,10 +307,8 @@ class WebSocket(Link):
         if self._occupied or (queued and queued + len(message) > self._config.max_unsent):
             return False
         frame = self._core.send_message(message)
-        if self._mailbox.items:
-            self._write_soon(frame)
-        else:
-            self._write_now(frame)
+        room = self._write_soon(frame) if self._mailbox.items else self._write_now(frame)
+        self._crowded = self._crowded or not room
         return True
 
     async def send_stream(self, chunks: AsyncIterable[Data] | Iterable[Data]) -> None:
@@ -373,6 +377,7 @@ class WebSocket(Link):
         """Something was: bring it on its way, and wait while the peer is slow."""
         exchange = self._exchange
         if exchange.queued > HIGH_WATER:
+            self._crowded = True
             await exchange.drain()
             self._flush_control()
             return
@@ -396,22 +401,27 @@ class WebSocket(Link):
         """
         if self._closed is not None:
             return False
+        if self._plain and not self._occupied and not self._crowded:
+            # Beside the system call, fetching what is looked at from memory is what this costs.
+            frame = made.get(None)
+            if frame is None:
+                frame = made[None] = self._core.shared_frame(message)
+            self._crowded = not self._write_now(frame)
+            return True
         core = self._core
-        kind = core.shared_kind(len(message)) if core.compresses else None
+        if core.masks:
+            return self.offer(core.shared_frame(message))
+        kind = core.shared_kind(len(message))
         frame = made.get(kind)
         if frame is None:
             frame = made[kind] = core.shared_frame(message)
-        if kind is not None or self._occupied or self._exchange.queued:
-            return self.offer(frame)
-        if core.compresses:
-            core.sent_shared()
-        self._write_now(frame)
-        return True
+        return self.offer(frame)
 
     def offer(self, frame: bytes) -> bool:
         """Send such a frame, now or later, or do what `websocket.slow_consumer` says. Never waits."""
         exchange = self._exchange
         if not self._occupied and exchange.queued <= HIGH_WATER:
+            self._crowded = False
             self._core.sent_shared()
             self._write(frame)
             exchange.flush()

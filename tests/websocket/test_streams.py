@@ -293,6 +293,18 @@ async def test_what_was_broadcast_before_closing_is_sent_before_it() -> None:
     assert [opcode for opcode, _ in server_frames(exchange.take_sent())] == [BINARY, TEXT, CLOSE]
 
 
+async def test_a_broadcast_to_both_ends_of_connections_is_masked_for_servers_only() -> None:
+    exchange = FakeExchange(Config())
+    exchange.switch_protocol()
+    upstream = WebSocket(exchange, masking_key=lambda: b"\x01\x02\x03\x04")
+    upstream.start()
+    downstream, other = opened()
+    for order in ([upstream, downstream], [downstream, upstream]):
+        assert broadcast(order, "hi") == 2
+        assert other.take_sent() == server_frame(TEXT, b"hi")
+        assert exchange.take_sent() == frame(TEXT, b"hi", key=b"\x01\x02\x03\x04")
+
+
 async def test_a_broadcast_is_compressed_once_and_fits_every_context() -> None:
     kinds = [Agreement(), Agreement(), Agreement(server_window_bits=9), None]
     peers = [opened(agreed=agreed, compression_threshold=1) for agreed in kinds]

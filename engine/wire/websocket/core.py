@@ -102,7 +102,7 @@ class WebSocketCore:
         "_state",
         "_streaming",
         "_text",
-        "compresses",
+        "masks",
     )
 
     def __init__(
@@ -121,7 +121,7 @@ class WebSocketCore:
         self._rsv_allowed = 0 if agreed is None else _RSV1
         self._inflater: Inflater | None = None
         self._deflater: Deflater | None = None
-        self.compresses = agreed is not None
+        self.masks = masking_key is not None
         if agreed is not None:
             server = agreed.server_window_bits, agreed.server_takeover
             client = agreed.client_window_bits, agreed.client_takeover
