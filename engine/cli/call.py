@@ -6,8 +6,9 @@ Owns: the way from arguments to requests and from replies to JSON lines. Descrip
 
 from __future__ import annotations
 
+import codecs
 import json
-import sys
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, nullcontext, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ import trio
 from google.protobuf import json_format
 from google.protobuf.descriptor import ServiceDescriptor
 
+from engine.cli.interrupt import run_until_interrupted
 from engine.config import ClientTlsConfig
 from engine.errors import ConfigError, ConnectionClosed, RpcError
 from engine.grpc.call import ClientMethod
@@ -29,6 +31,8 @@ from engine.grpc.service import MethodKind
 __all__ = ["call"]
 
 _DECODER = json.JSONDecoder()
+_STDIN = 0
+_READ_SIZE = 64 * 1024
 EXIT_STATUS = 64  # plus the status: grpcurl's
 
 
@@ -94,7 +98,7 @@ def call(
                 await _call(channel, found, request_type, requests, options, verbose=verbose)
 
     try:
-        trio.run(run)
+        run_until_interrupted(run)
     except RpcError as error:
         click.echo(f"engine: error: {error}", err=True)
         for cause in error.causes:
@@ -157,7 +161,7 @@ async def _json_values(text: str) -> AsyncGenerator[Any, None]:
 async def _stdin_values() -> AsyncGenerator[Any, None]:
     """A value is read until it is whole, over several lines if need be."""
     text = ""
-    while line := await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+    async for line in _stdin_lines():
         text = (text + line).lstrip().removeprefix(",").lstrip()
         while text:
             try:
@@ -168,6 +172,16 @@ async def _stdin_values() -> AsyncGenerator[Any, None]:
             text = text[end:].lstrip().removeprefix(",").lstrip()
     if text:
         _DECODER.raw_decode(text)  # raises
+
+
+async def _stdin_lines() -> AsyncGenerator[str, None]:
+    """Not by `sys.stdin`: a thread that reads from it when the program ends holds its lock, and Python aborts."""
+    decoder, kept = codecs.getincrementaldecoder("utf-8")(), ""
+    while data := await trio.to_thread.run_sync(os.read, _STDIN, _READ_SIZE, abandon_on_cancel=True):
+        *lines, kept = (kept + decoder.decode(data)).split("\n")
+        for line in lines:
+            yield line + "\n"
+    yield kept
 
 
 async def _call(

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ import click
 import msgspec
 import trio
 
+from engine.cli.interrupt import run_until_interrupted
 from engine.cli.target import DEMO, load_app
 from engine.config import ClientTlsConfig
 from engine.errors import ConnectionClosed, EngineError, HandshakeRejected, HubError, LimitExceeded, ProtocolError
@@ -182,29 +182,7 @@ def _run(url: str, options: dict[str, Any], timeout: float | None, use: Callable
             return 0
         return _fail(f"no answer within {timeout:g} s")
 
-    return trio.run(_until_interrupted, main)
-
-
-async def _until_interrupted(main: Callable[[], Awaitable[int]]) -> int:
-    """The exit code of `main`. Ctrl-C cancels it: as an exception it would hit whatever runs at that moment.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C came.
-    """
-    code: int | None = None
-
-    async def watch() -> None:
-        async for _ in signals:
-            nursery.cancel_scope.cancel()
-
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            code = await main()
-            nursery.cancel_scope.cancel()
-    if code is None:
-        raise KeyboardInterrupt
-    return code
+    return run_until_interrupted(main)
 
 
 def _fail(error: EngineError | str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,3 +139,18 @@ def test_messages_are_described_as_they_are_written(tmp_path: Path, engine_serve
         "}",
         "",
     ]
+
+
+def test_ctrl_c_cancels_the_call_and_says_nothing(engine_server: ServerProcess) -> None:
+    command = [sys.executable, "-m", "engine", "call", engine_server.target, "greet.Greeter/Chat", "-", *PROTO]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write('{"name": "Ada"}\n')
+        process.stdin.flush()
+        assert process.stdout.readline() == '{"message": "Hello Ada"}\n'
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130  # while standard input is still open
+        assert process.stderr is not None
+        assert process.stderr.read().strip() == ""
