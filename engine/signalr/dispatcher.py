@@ -84,7 +84,7 @@ class Slot:
         self._dispatcher = dispatcher
         self.released = False  # by the invocation that runs now
         self.cancelled = False  # and with it the scope, which is of no use any more
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope  # from `enter` on
 
     def enter(self) -> trio.CancelScope:
         """A new scope, for invocations one after the other until one of them is cancelled."""

@@ -199,14 +199,7 @@ class TlsHandshakes:
             ConnectionClosed: there was no handshake; its reason says why.
         """
         server = self._server
-        stream = TlsByteStream(
-            transport,
-            self.context,
-            server_side=True,
-            read_size=server.read_size,
-            close_timeout=server.close_timeout,
-            initial=initial,
-        )
+        stream = TlsByteStream(transport, self.context, server_side=True, config=server, initial=initial)
         reason = ""
         with trio.move_on_after(server.handshake_timeout) as scope:
             try:

@@ -97,7 +97,7 @@ async def start_tls(transport: ByteStream, tls: TlsClient, config: ServerConfig,
     """Shake hands as the client; the transport is closed where that fails.
 
     Args:
-        config: `read_size` and `close_timeout` are used.
+        config: see `TlsByteStream`.
         initial: bytes of the server that were read before.
 
     Raises:
@@ -105,14 +105,7 @@ async def start_tls(transport: ByteStream, tls: TlsClient, config: ServerConfig,
     """
     step = f"TLS handshake with {tls.server_name}"
     try:
-        stream = TlsByteStream(
-            transport,
-            tls.context,
-            server_name=tls.server_name,
-            read_size=config.read_size,
-            close_timeout=config.close_timeout,
-            initial=initial,
-        )
+        stream = TlsByteStream(transport, tls.context, server_name=tls.server_name, config=config, initial=initial)
         try:
             await stream.handshake()
         except ssl.SSLError as error:

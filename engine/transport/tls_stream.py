@@ -19,12 +19,12 @@ import ssl
 
 import trio
 
-from engine.errors import ConnectionClosed
+from engine.config import ServerConfig
+from engine.errors import ConnectionClosed, LimitExceeded, LimitKind
 from engine.transport.stream import ByteStream, Sink
 
 _RECORD = 16 * 1024  # bytes of plaintext in a record at most (RFC 8446 5.1)
 _PIECE = 64 * 1024  # encrypted at once: a whole large message would be there twice before its first byte leaves
-_MOST_ANSWERS = 256 * 1024  # bytes; KeyUpdates want answers, and a peer need not read them
 
 
 class TlsByteStream(ByteStream):
@@ -35,8 +35,7 @@ class TlsByteStream(ByteStream):
         context: every choice about TLS.
         server_side: answer a ClientHello instead of sending one.
         server_name: what the certificate of the other side must be for, and what SNI says.
-        read_size: bytes of one read at most.
-        close_timeout: seconds that `aclose` gives a peer to take our close_notify.
+        config: `read_size`, `outbox_size` and `close_timeout` are used.
         initial: encrypted bytes that were read before.
 
     Attributes:
@@ -45,14 +44,14 @@ class TlsByteStream(ByteStream):
 
     __slots__ = (
         "_ahead",
-        "_close_timeout",
+        "_config",
         "_cut",
         "_ended",
         "_established",
         "_failure",
         "_incoming",
         "_outgoing",
-        "_read_size",
+        "_owed",
         "_sending",
         "_transport",
         "_unsent",
@@ -69,14 +68,12 @@ class TlsByteStream(ByteStream):
         *,
         server_side: bool = False,
         server_name: str | None = None,
-        read_size: int,
-        close_timeout: float = 1.0,
+        config: ServerConfig,
         initial: bytes = b"",
     ) -> None:
         # immutable
         self._transport = transport
-        self._read_size = read_size
-        self._close_timeout = close_timeout
+        self._config = config
         self.local_address = transport.local_address
         self.peer_address = transport.peer_address
         self.poller = transport.poller
@@ -91,6 +88,7 @@ class TlsByteStream(ByteStream):
         self._failure: ssl.SSLError | None = None
         # owned by whoever sends
         self._unsent = b""  # encrypted
+        self._owed = 0  # bytes of it that are answers of TLS itself
         self._ahead = 0  # bytes of plaintext that `_unsent` stands for, and that will be presented again
         self._sending = False  # a task is in the transport's `send_all`
         self._cut = False  # it was cancelled there: nothing that is sent any more makes sense
@@ -133,13 +131,13 @@ class TlsByteStream(ByteStream):
     async def receive_some(self) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
-            data = self._decrypt(self._read_size)
+            data = self._decrypt(self._config.read_size)
             if data is not None:
                 return data
             self._feed(await self._transport.receive_some())
 
     async def pump(self, sink: Sink, max_bytes: int | None = None) -> None:
-        largest = max_bytes or self._read_size
+        largest = max_bytes or self._config.read_size
 
         def receive(data: bytes) -> bool:
             self._feed(data)
@@ -205,11 +203,17 @@ class TlsByteStream(ByteStream):
 
     def _answer(self) -> None:
         """What OpenSSL itself has to say: an alert, an answer to a KeyUpdate."""
-        self._unsent += self._outgoing.read()
+        answer = self._outgoing.read()
+        self._unsent += answer
+        self._owed += len(answer)
         if not self._sending and not self._cut:
             self._flush()
-        if len(self._unsent) > _MOST_ANSWERS:
-            raise ConnectionClosed(1006, "the peer asks for more answers of TLS than it reads")
+        queued, limit = self._owed, self._config.outbox_size
+        if queued > limit:
+            what = "what TLS answers to a peer that does not read"
+            raise ConnectionClosed(
+                1006, str(LimitExceeded("server.outbox_size", limit, queued, kind=LimitKind.CAPACITY, what=what))
+            )
 
     # -- sending --------------------------------------------------------------
 
@@ -259,12 +263,15 @@ class TlsByteStream(ByteStream):
     def _flush(self) -> bool:
         """Send what is encrypted; False where some of it is left."""
         self._unsent = self._unsent[self._transport.send_nowait(self._unsent) :]
-        return not self._unsent
+        if self._unsent:
+            return False
+        self._owed = 0
+        return True
 
     async def _flush_all(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         while self._unsent and not self._cut:
-            data, self._unsent = self._unsent, b""
+            data, self._unsent, self._owed = self._unsent, b"", 0
             self._sending = self._cut = True
             try:
                 await self._transport.send_all(data)
@@ -282,7 +289,7 @@ class TlsByteStream(ByteStream):
     async def aclose(self) -> None:
         try:
             # One that does not read is not waited for.
-            with trio.move_on_after(self._close_timeout), contextlib.suppress(ConnectionClosed):
+            with trio.move_on_after(self._config.close_timeout), contextlib.suppress(ConnectionClosed):
                 await self._send_close_notify()
         finally:
             await self._transport.aclose()
