@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.interop.server_process import ROOT, ServerProcess
 
@@ -154,3 +155,35 @@ def test_ctrl_c_cancels_the_call_and_says_nothing(engine_server: ServerProcess) 
         assert process.wait(timeout=30) == 130  # while standard input is still open
         assert process.stderr is not None
         assert process.stderr.read().strip() == ""
+
+
+@pytest.fixture(scope="module")
+def mutual_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, Path, Path]]:
+    """A server that asks for certificates, the authority of both sides, and a client's certificate with its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    for name in ("localhost", "client"):
+        authority.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(folder / f"{name}.pem")
+    server = ServerProcess(
+        *("--tls-cert", str(folder / "localhost.pem")),
+        *("--set", f"tls.client_ca_file={folder / 'ca.pem'}", "--set", "tls.require_client_certificate=true"),
+        tls=True,
+    )
+    yield server, folder / "ca.pem", folder / "client.pem"
+    server.stop()
+
+
+def test_a_server_that_asks_for_a_certificate_is_called_with_one(mutual_tls: tuple[ServerProcess, Path, Path]) -> None:
+    server, authority, certificate = mutual_tls
+    request = ("greet.Greeter/SayHello", '{"name": "Ada"}', *PROTO)
+    ours = ("--tls-cert", str(certificate))
+    reply = (0, '{"message": "Hello Ada"}\n', "")
+    assert engine_call(server, *request, "--tls-ca", str(authority), "--authority", "localhost", *ours) == reply
+    assert engine_call(server, *request, "--tls-no-verify", *ours) == reply
+    code, _, errors = engine_call(
+        server, *request, "--tls-ca", str(authority), *ours
+    )  # for localhost, not for 127.0.0.1
+    assert (code, "certificate is not trusted" in errors) == (64 + 14, True)
+    code, _, errors = engine_call(server, *request, "--tls-no-verify")
+    assert (code, "CERTIFICATE_REQUIRED" in errors) == (64 + 14, True)

@@ -10,11 +10,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import trustme
 
 from examples.conformance import grpc_client
-from tests.interop.server_process import ROOT
+from tests.interop.server_process import ROOT, ServerProcess
 from tests.wire.http2_peer import (
     DATA,
     GOAWAY,
@@ -389,3 +391,25 @@ def test_the_program_prints_it_where_nobody_listens() -> None:
     command += [f"--server_port={port}", "--test_case=probe_unary", "--timeout=5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, json.loads(done.stdout)["code"], done.stderr) == (0, "UNAVAILABLE", "")
+
+
+def test_it_calls_over_tls_and_checks_the_certificate(
+    start_engine: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("foo.test").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    server = start_engine("examples.conformance:app", "--tls-cert", str(tmp_path / "server.pem"), tls=True)
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = (sys.executable, "-m", "examples.conformance.grpc_client", "--server_port", str(server.port))
+        arguments = ("--test_case", "large_unary", "--use_tls", "true", "--ca_file", str(tmp_path / "ca.pem"))
+        return subprocess.run(
+            [*command, *arguments, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=50
+        )
+
+    trusted = run("--server_host_override", "foo.test")
+    assert (trusted.returncode, trusted.stderr) == (0, "")
+    distrusted = run()
+    assert distrusted.returncode == 1
+    assert "certificate is not trusted" in distrusted.stderr
