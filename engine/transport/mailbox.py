@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NOTHING: deque[Any] = deque(maxlen=0)  # stands for items: a deque is 760 bytes, and many mailboxes never get one
+
 
 class Mailbox(Generic[T]):
     """Items in order, then perhaps an error, then the end."""
@@ -31,7 +33,7 @@ class Mailbox(Generic[T]):
 
     def __init__(self, poller: Poller | None = None) -> None:
         """`poller`: of the socket that fills it, for the reader to read that by itself while it waits."""
-        self.items: deque[T] = deque()  # that wait, the next one first; whoever receives may take from it
+        self.items: deque[T] = _NOTHING  # that wait, the next one first; whoever receives may take from it
         self._reader: trio.lowlevel.Task | None = None
         self._parking: Any = None  # made when the reader first waits
         self._poller = poller
@@ -57,6 +59,8 @@ class Mailbox(Generic[T]):
         """Add an item and wake the reader; ignored after the end."""
         if self._ended:
             return
+        if self.items is _NOTHING:
+            self.items = deque()
         self.items.append(item)
         self._wake()
 
@@ -64,6 +68,8 @@ class Mailbox(Generic[T]):
         """Add several items and wake the reader once; ignored after the end."""
         if self._ended:
             return
+        if self.items is _NOTHING:
+            self.items = deque()
         self.items.extend(items)
         self._wake()
 

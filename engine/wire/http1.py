@@ -301,7 +301,7 @@ class Http1Core:
     @property
     def keeps_alive(self) -> bool:
         """The response is complete, and another request may follow once this one is complete too."""
-        return self._state is not _State.CLOSED and self._h11.our_state is h11.DONE
+        return self._state not in (_State.CLOSED, _State.SWITCHED) and self._h11.our_state is h11.DONE
 
     def next_request(self) -> None:
         """Begin the next request, of which some or all may have arrived already.
@@ -400,6 +400,7 @@ class Http1Core:
         upgrade = ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))
         head = self._send(self._informational(101, (*upgrade, *fields)))
         self._state = _State.SWITCHED
+        del self._h11  # it has done its work, and connections of this kind are many and idle
         trailing = bytes(self._buffer)
         self._buffer.clear()
         return head, trailing

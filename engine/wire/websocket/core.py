@@ -159,7 +159,7 @@ class WebSocketCore:
         self._streaming = False  # hand out what is there of it after each read
         self._in_parts = False  # that was done with this one
         # what is to be sent
-        self._pongs: deque[bytes] = deque(maxlen=_MAX_WAITING_PONGS)
+        self._pongs: list[bytes] = []  # the latest
         self._output: list[bytes] = []
 
     @property
@@ -561,7 +561,7 @@ class WebSocketCore:
     def _receive_control(self, opcode: int, payload: bytes) -> None:
         if opcode == frames.PING:
             if self._sending:
-                self._pongs.append(frames.control_frame(frames.PONG, payload))
+                self._pongs = [*self._pongs[1 - _MAX_WAITING_PONGS :], frames.control_frame(frames.PONG, payload)]
             self._events.append(Ping(payload))
         elif opcode == frames.PONG:
             self._events.append(Pong(payload))
