@@ -39,6 +39,7 @@ def default_tls_context(alpn: str) -> ssl.SSLContext:
     """Trusts what the system trusts, TLS 1.2 and up, and offers one protocol; shared, so leave it as it is."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # RFC 9113 9.2.1
     context.set_alpn_protocols([alpn])
     return context
 
@@ -53,7 +54,7 @@ def client_context(config: ClientTlsConfig, alpn: Sequence[str]) -> ssl.SSLConte
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_TLS_1_2_CIPHERS)
     context.set_alpn_protocols(list(alpn))
-    context.options |= ssl.OP_NO_COMPRESSION  # RFC 9113 9.2.1
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION  # RFC 9113 9.2.1
     if not config.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

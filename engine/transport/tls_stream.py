@@ -207,7 +207,8 @@ class TlsByteStream(ByteStream):
         self._unsent += answer
         self._owed += len(answer)
         if not self._sending and not self._cut:
-            self._flush()
+            with contextlib.suppress(ConnectionClosed):  # whoever sends next gets it; what was read counts all the same
+                self._flush()
         queued, limit = self._owed, self._config.outbox_size
         if queued > limit:
             what = "what TLS answers to a peer that does not read"
@@ -246,6 +247,8 @@ class TlsByteStream(ByteStream):
         rest = memoryview(data)
         while True:
             await self._flush_all()
+            if self._cut:
+                raise ConnectionClosed(1006, "closed on our side")
             rest = rest[self._ahead :]
             piece = rest[:_PIECE]
             self._ahead = len(piece)

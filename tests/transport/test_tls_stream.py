@@ -291,6 +291,26 @@ async def test_closing_does_not_wait_for_a_client_that_does_not_read(ends: Ends,
     assert trio.current_time() - started == pytest.approx(1.0)
 
 
+async def test_whoever_sends_after_abort_is_told(ends: Ends) -> None:
+    ends.stream.abort()
+    assert ends.stream.send_nowait(b"late") == 0
+    with pytest.raises(ConnectionClosed, match="closed on our side"):
+        await ends.stream.send_all(b"late")
+
+
+async def test_what_was_read_counts_although_its_answer_cannot_be_sent(ends: Ends, monkeypatch) -> None:
+    ends.peer.write(b"last words")
+    ends.stream._outgoing.write(b"an answer")
+
+    def broken(_data: object) -> int:
+        raise ConnectionClosed(1006, "Broken pipe")
+
+    monkeypatch.setattr(ends.transport, "send_nowait", broken)
+    assert await ends.stream.receive_some() == b"last words"
+    with pytest.raises(ConnectionClosed, match="Broken pipe"):
+        ends.stream.send_nowait(b"reply")
+
+
 async def test_abort_says_nothing(ends: Ends) -> None:
     ends.stream.abort()
     await ends.stream.aclose()
