@@ -23,8 +23,9 @@ from engine.errors import ConfigError, ConnectionClosed, answer_for
 from engine.grpc.endpoint import GrpcEndpoint
 from engine.grpc.hosting import generic_resolver, host
 from engine.grpc.interceptors import MethodOptions, ServerInterceptor
+from engine.grpc.methods import ServiceSpec
 from engine.grpc.reflection import reflection_services
-from engine.grpc.service import ServiceBase, ServiceSpec
+from engine.grpc.service import ServiceBase
 from engine.http.endpoint import HttpEndpoint
 from engine.http.response import Response, refuse
 from engine.observe.log import printable

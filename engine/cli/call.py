@@ -25,8 +25,8 @@ from engine.errors import ConfigError, ConnectionClosed, RpcError
 from engine.grpc.call import ClientMethod
 from engine.grpc.channel import Channel
 from engine.grpc.client import BidiMethod, BidiStream, ClientStreamMethod, ServerStreamMethod, UnaryMethod
+from engine.grpc.methods import MethodKind
 from engine.grpc.schema import FileSchema, ReflectionSchema, Schema, describe
-from engine.grpc.service import MethodKind
 
 __all__ = ["call"]
 

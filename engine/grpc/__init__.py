@@ -23,8 +23,9 @@ from engine.grpc.deprecation import deprecated
 from engine.grpc.endpoint import GrpcEndpoint
 from engine.grpc.error_details import RichStatus, rich_error, rich_status
 from engine.grpc.interceptors import MethodOptions, ServerInterceptor
+from engine.grpc.methods import MethodKind, MethodSpec, ServiceSpec
 from engine.grpc.requests import RequestStream
-from engine.grpc.service import MethodKind, MethodSpec, ServiceBase, ServiceSpec, StreamingReply, unimplemented
+from engine.grpc.service import ServiceBase, StreamingReply, unimplemented
 from engine.wire.grpc.metadata import Metadata
 
 __all__ = [

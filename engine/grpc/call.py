@@ -19,7 +19,7 @@ from engine.errors import CallCause, ConfigError, RpcError, StatusCode
 from engine.grpc.attempt import Attempt
 from engine.grpc.credentials import AuthContext, CallCredentials, require_privacy
 from engine.grpc.hedging import Hedge, HedgedAttempt
-from engine.grpc.service import MethodKind
+from engine.grpc.methods import MethodKind
 from engine.transport.http2_client import Http2ClientConnection, LossKind
 from engine.wire.grpc import metadata as wire_metadata
 from engine.wire.grpc import timeout as wire_timeout
@@ -28,7 +28,7 @@ from engine.wire.grpc.framing import prefix
 from engine.wire.grpc.metadata import MetadataLike
 
 if TYPE_CHECKING:
-    from engine.grpc.channel import Channel
+    from engine.grpc.channel_interface import ChannelInterface
     from engine.grpc.retry import MethodConfig
     from engine.transport.watchdog import Timer
     from engine.wire.http2 import Fields
@@ -94,7 +94,7 @@ class Call:
         "single",
     )
 
-    def __init__(self, channel: Channel, details: CallDetails) -> None:
+    def __init__(self, channel: ChannelInterface, details: CallDetails) -> None:
         # immutable
         self._channel = channel
         self.details = details

@@ -27,9 +27,9 @@ from engine.grpc import client
 from engine.grpc.balancing import Balancer, ChannelState, Connector, PickFirst, RoundRobin
 from engine.grpc.call import CallDetails, ClientMethod, known_compression
 from engine.grpc.credentials import CallCredentials
+from engine.grpc.methods import MethodKind
 from engine.grpc.resolver import Resolver, host_of, parse_target
 from engine.grpc.retry import MethodConfig, RetryThrottle, ServiceConfig
-from engine.grpc.service import MethodKind
 from engine.transport.client import Address, dial
 from engine.transport.http2_client import Http2ClientConnection
 from engine.transport.stream import ByteStream, WrappedByteStream

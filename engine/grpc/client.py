@@ -19,18 +19,18 @@ Cancelling a call, or leaving the block of a stream before its end, resets its H
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from engine.errors import StatusCode
 from engine.grpc.attempt import Attempt
 from engine.grpc.call import Call, CallDetails, ClientMethod
+from engine.grpc.channel_interface import ChannelInterface
 from engine.grpc.credentials import CallCredentials
 from engine.grpc.stream_call import StreamCall, decode_reply
 from engine.wire.grpc.metadata import Metadata, MetadataLike
 
 if TYPE_CHECKING:
-    from engine.grpc.channel import Channel
-    from engine.grpc.service import MethodSpec, ServiceSpec
+    from engine.grpc.methods import MethodSpec, ServiceSpec
 
 __all__ = [
     "BidiMethod",
@@ -100,7 +100,7 @@ class ClientInterceptor:
 # -- unary --------------------------------------------------------------------
 
 
-async def call_unary(channel: Channel, details: CallDetails, request: Any) -> Reply[Any]:
+async def call_unary(channel: ChannelInterface, details: CallDetails, request: Any) -> Reply[Any]:
     """One call, all of its attempts. Cancelling it cancels the call."""
     call = Call(channel, details)
     try:
@@ -127,12 +127,22 @@ async def call_unary(channel: Channel, details: CallDetails, request: Any) -> Re
     return Reply(decode_reply(details.method, attempt.payload), attempt)
 
 
+class StubChannel(ChannelInterface, Protocol):
+    """What stubs ask of their channel: to make calls, through its interceptors."""
+
+    async def call_unary(self, details: CallDetails, request: Any) -> Reply[Any]:
+        """A call with one request and one response."""
+
+    def call_stream(self, details: CallDetails, make: Callable[[CallDetails], Any]) -> Any:
+        """A call that streams; `make` makes it, with the details that the interceptors leave."""
+
+
 class UnaryMethod(Generic[Req, Res]):
     """A method with one request and one response: `reply = await stub.method(request)`."""
 
     __slots__ = ("_channel", "_method")
 
-    def __init__(self, channel: Channel, method: ClientMethod) -> None:
+    def __init__(self, channel: StubChannel, method: ClientMethod) -> None:
         self._channel = channel
         self._method = method
 
@@ -184,7 +194,7 @@ class UnaryMethod(Generic[Req, Res]):
 class ServerStream(StreamCall[Any, Res]):
     """One request, many responses: `async for response in stream`."""
 
-    def __init__(self, channel: Channel, details: CallDetails, request: Any) -> None:
+    def __init__(self, channel: ChannelInterface, details: CallDetails, request: Any) -> None:
         super().__init__(channel, details)
         self._request = request
 
@@ -274,7 +284,7 @@ class BidiStream(StreamCall[Req, Res]):
 class _StreamMethod:
     __slots__ = ("_channel", "_method")
 
-    def __init__(self, channel: Channel, method: ClientMethod) -> None:
+    def __init__(self, channel: StubChannel, method: ClientMethod) -> None:
         self._channel = channel
         self._method = method
 
@@ -349,10 +359,10 @@ class BidiMethod(_StreamMethod, Generic[Req, Res]):
 class StubBase:
     """The base of every generated stub."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: StubChannel) -> None:
         self._engine_channel = channel
 
-    def _method(self, service: ServiceSpec, index: int) -> tuple[Channel, ClientMethod]:
+    def _method(self, service: ServiceSpec, index: int) -> tuple[StubChannel, ClientMethod]:
         """For generated code: what a method object is made of."""
         return self._engine_channel, client_method(service.methods[index])
 

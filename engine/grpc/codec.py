@@ -10,7 +10,7 @@ fields, makes the parser of its body, and writes the response's parts; it never 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import trio
 
@@ -21,9 +21,9 @@ from engine.wire.grpc import timeout as wire_timeout
 from engine.wire.grpc.framing import MessageParser
 
 if TYPE_CHECKING:
-    from engine.grpc.context import CallContext
-    from engine.grpc.service import BoundMethod
+    from engine.grpc.methods import BoundMethod
     from engine.transport.exchange import Exchange, Fields
+    from engine.wire.grpc.metadata import Metadata
 
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
 _ACCEPTED = (b"grpc-accept-encoding", compression.listed(compression.ENCODINGS))
@@ -31,6 +31,13 @@ _ACCEPTED = (b"grpc-accept-encoding", compression.listed(compression.ENCODINGS))
 _HEAD: Fields = (_CONTENT_TYPE,)  # one constant, so that HPACK encodes it once
 _FAMILY = b"application/grpc"
 _COMMON = frozenset({b"application/grpc", b"application/grpc+proto"})
+
+
+class WithMetadata(Protocol):
+    """What a codec asks of a call: to look at the metadata of its request."""
+
+    @property
+    def metadata(self) -> Metadata: ...
 
 
 class Codec(ABC):
@@ -64,7 +71,7 @@ class Codec(ABC):
         return method
 
     @abstractmethod
-    def begin(self, exchange: Exchange, context: CallContext, max_size: int) -> MessageParser | None:
+    def begin(self, exchange: Exchange, context: WithMetadata, max_size: int) -> MessageParser | None:
         """Judge the request's fields and start its clock; the parser of its body. None: the call is answered.
 
         Raises:
@@ -128,7 +135,7 @@ class GrpcCodec(Codec):
     def compressing(self, encoding: str | None) -> GrpcCodec:
         return GRPC if encoding is None else GrpcCodec(encoding)
 
-    def begin(self, exchange: Exchange, context: CallContext, max_size: int) -> MessageParser | None:
+    def begin(self, exchange: Exchange, context: WithMetadata, max_size: int) -> MessageParser | None:
         """One pass over the fields: this runs for every call."""
         size = 0
         binary = False
@@ -215,7 +222,7 @@ def start_clock(exchange: Exchange, seconds: float) -> None:
     exchange.scope.deadline = trio.current_time() + seconds
 
 
-def check_metadata(exchange: Exchange, context: CallContext, size: int, *, binary: bool) -> None:
+def check_metadata(exchange: Exchange, context: WithMetadata, size: int, *, binary: bool) -> None:
     """Refuse metadata that is too large or, where there is a binary field, broken.
 
     Raises:

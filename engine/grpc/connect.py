@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from engine.errors import LocalProtocolError, RpcError, StatusCode, answer_for
 from engine.grpc import cors
-from engine.grpc.codec import Codec, check_metadata, start_clock
+from engine.grpc.codec import Codec, WithMetadata, check_metadata, start_clock
 from engine.grpc.connect_json import decode_json, decode_proto, encode_json
 from engine.transport.date import http_date
 from engine.wire.grpc import compression, connect
@@ -23,8 +23,7 @@ from engine.wire.grpc import metadata as wire_metadata
 from engine.wire.grpc.framing import MessageParser
 
 if TYPE_CHECKING:
-    from engine.grpc.context import CallContext
-    from engine.grpc.service import BoundMethod
+    from engine.grpc.methods import BoundMethod
     from engine.transport.exchange import Exchange, Fields
 
 _ENCODINGS = compression.listed(compression.CONNECT_ENCODINGS)
@@ -53,7 +52,7 @@ class ConnectCodec(Codec):
             return dataclasses.replace(method, decode=decode_json(method.spec.request_type), encode=encode_json)
         return dataclasses.replace(method, decode=decode_proto(method.decode))
 
-    def begin(self, exchange: Exchange, context: CallContext, max_size: int) -> MessageParser | None:
+    def begin(self, exchange: Exchange, context: WithMetadata, max_size: int) -> MessageParser | None:
         size = 0
         binary = False
         encoding = compression.IDENTITY

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from engine.grpc.codec import Codec
+    from engine.grpc.methods import BoundMethod, MethodSpec
     from engine.grpc.requests import RequestStream
-    from engine.grpc.service import BoundMethod, MethodSpec
     from engine.transport.exchange import Exchange, Fields, Peer, TlsIdentity
     from engine.wire.grpc.framing import MessageParser
 

@@ -20,9 +20,10 @@ import trio
 from engine.errors import ConfigError, ConnectionClosed, RpcError, StatusCode, answer_for
 from engine.grpc.codec import GRPC, Codec
 from engine.grpc.context import CallContext
+from engine.grpc.methods import BoundMethod, ServiceSpec
 from engine.grpc.protocols import choose, codec_of
 from engine.grpc.requests import RequestStream, decode_message, read_single, read_single_nowait
-from engine.grpc.service import BoundMethod, ServiceBase, ServiceSpec, bind
+from engine.grpc.service import ServiceBase, bind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence

@@ -10,7 +10,7 @@ nursery, which ends with the decision or with the call. Until the decision reque
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -18,8 +18,8 @@ from engine.errors import RpcError, StatusCode
 from engine.grpc.attempt import Attempt
 
 if TYPE_CHECKING:
-    from engine.grpc.call import Call
-    from engine.grpc.channel import Channel
+    from engine.errors import CallCause
+    from engine.grpc.channel_interface import ChannelInterface
     from engine.grpc.retry import HedgingPolicy
     from engine.wire.http2 import Fields
 
@@ -43,10 +43,24 @@ class HedgedAttempt(Attempt):
         self.hedge.step()
 
 
+class HedgedCall(Protocol):
+    """The call whose attempts these are; see `engine.grpc.call`."""
+
+    deadline: float
+    attempt: Attempt | None
+    causes: tuple[CallCause, ...]
+
+    async def start(self, *, again: bool = False) -> Attempt:
+        """Begin an attempt."""
+
+    def unseen(self, attempt: Attempt) -> bool:
+        """No server has seen it."""
+
+
 class Hedge:
     """The attempts of one call until one of them counts."""
 
-    def __init__(self, channel: Channel, call: Call, policy: HedgingPolicy) -> None:
+    def __init__(self, channel: ChannelInterface, call: HedgedCall, policy: HedgingPolicy) -> None:
         # immutable
         self._channel = channel
         self._call = call

@@ -19,7 +19,8 @@ from google.protobuf import descriptor_pool, message_factory
 from engine.errors import ConfigError
 from engine.grpc.context import CallContext
 from engine.grpc.hosting_context import AioServicerContext, SyncServicerContext
-from engine.grpc.service import BoundMethod, MethodKind, MethodSpec, ServiceBase, ServiceSpec
+from engine.grpc.methods import BoundMethod, MethodKind, MethodSpec, ServiceSpec
+from engine.grpc.service import ServiceBase
 
 __all__ = ["RpcMethodHandler", "generic_resolver", "host"]
 

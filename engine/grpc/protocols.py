@@ -24,14 +24,14 @@ from engine.grpc import cors
 from engine.grpc.codec import GRPC, Codec
 from engine.grpc.connect import ConnectStreamCodec, ConnectUnaryCodec
 from engine.grpc.connect_json import speaks_json
-from engine.grpc.service import MethodKind
+from engine.grpc.methods import MethodKind
 from engine.grpc.web import WebCodec
 from engine.transport.date import http_date
 from engine.wire.grpc import connect, web
 from engine.wire.grpc import status as wire_status
 
 if TYPE_CHECKING:
-    from engine.grpc.service import MethodSpec
+    from engine.grpc.methods import MethodSpec
     from engine.transport.exchange import Exchange, Fields, RequestHead
 
 _REFUSAL_SIZE = 1024  # bytes of grpc-message in a refusal; the texts are ours and short

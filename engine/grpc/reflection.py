@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FileDescriptor
     from google.protobuf.descriptor_pool import DescriptorPool
 
-    from engine.grpc.service import ServiceSpec
+    from engine.grpc.methods import ServiceSpec
 
 __all__ = ["ReflectionV1", "ReflectionV1Alpha", "Serving", "reflection_services"]
 

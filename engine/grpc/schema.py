@@ -24,7 +24,7 @@ from engine.errors import ConfigError, RpcError, StartupError, StatusCode
 from engine.grpc.call import ClientMethod
 from engine.grpc.channel import Channel
 from engine.grpc.generated.grpc.reflection.v1 import reflection_pb2
-from engine.grpc.service import MethodKind
+from engine.grpc.methods import MethodKind
 
 __all__ = ["FileSchema", "ReflectionSchema", "Schema", "describe"]
 

@@ -1,4 +1,4 @@
-"""What a service consists of: its methods, their paths and types, and the base of generated code.
+"""The base of generated services, and what becomes of a service's methods when it is added.
 
 Never handles a call. `protoc-gen-engine` writes subclasses of `ServiceBase`; they can be written by
 hand as well, with any pair of functions that turn bytes into objects and back.
@@ -6,62 +6,20 @@ hand as well, with any pair of functions that turn bytes into objects and back.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from typing import ClassVar, TypeVar
 
 from engine.errors import ConfigError, RpcError, StatusCode
 from engine.grpc.interceptors import MethodOptions, ServerInterceptor, wrap
+from engine.grpc.methods import BoundMethod, ServiceSpec
 
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
-__all__ = ["MethodKind", "MethodSpec", "ServiceBase", "ServiceSpec", "StreamingReply", "unimplemented"]
+__all__ = ["ServiceBase", "StreamingReply", "bind", "unimplemented"]
 
 _Reply = TypeVar("_Reply")
 
 StreamingReply = AsyncIterator[_Reply] | Awaitable[None]
 """What a handler that streams may be: an async generator of messages, or a coroutine that calls
 `context.send`."""
-
-
-class MethodKind(Enum):
-    """Which sides of a call are streams."""
-
-    UNARY = "unary"
-    SERVER_STREAMING = "server streaming"
-    CLIENT_STREAMING = "client streaming"
-    BIDIRECTIONAL = "bidirectional"
-
-    @property
-    def request_streaming(self) -> bool:
-        return self in (MethodKind.CLIENT_STREAMING, MethodKind.BIDIRECTIONAL)
-
-    @property
-    def response_streaming(self) -> bool:
-        return self in (MethodKind.SERVER_STREAMING, MethodKind.BIDIRECTIONAL)
-
-
-@dataclass(frozen=True, slots=True)
-class MethodSpec:
-    """One method, as its .proto file has it."""
-
-    path: str  # "/greet.Greeter/SayHello"
-    kind: MethodKind
-    request_type: type[Message]
-    response_type: type[Message]
-    name: str  # of the handler: "say_hello"
-    no_side_effects: bool = False  # option idempotency_level = NO_SIDE_EFFECTS
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceSpec:
-    """One service."""
-
-    name: str  # "greet.Greeter"
-    methods: tuple[MethodSpec, ...]
-    file: str = ""  # the .proto file, as the descriptor pool knows it: "greet.proto"
 
 
 class ServiceBase:
@@ -76,20 +34,6 @@ class ServiceBase:
 
     def __drain__(self) -> None:
         """The server begins to stop; called synchronously."""
-
-
-@dataclass(frozen=True, slots=True)
-class BoundMethod:
-    """A method and what runs it."""
-
-    spec: MethodSpec
-    handler: Callable[..., Any]
-    decode: Callable[[bytes], Any]
-    encode: Callable[[Any], bytes]
-    request_streaming: bool  # of `spec.kind`: read at every call
-    response_streaming: bool
-    timeout: float | None = None  # seconds; see MethodOptions
-    max_receive_message_size: int | None = None  # bytes; None: grpc.max_receive_message_size
 
 
 _NO_OPTIONS = MethodOptions()

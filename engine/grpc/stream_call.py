@@ -19,7 +19,7 @@ from engine.grpc.hedging import Hedge
 from engine.wire.grpc.metadata import Metadata
 
 if TYPE_CHECKING:
-    from engine.grpc.channel import Channel
+    from engine.grpc.channel_interface import ChannelInterface
 
 __all__ = ["StreamCall", "decode_reply"]
 
@@ -48,7 +48,7 @@ class StreamCall(Generic[Req, Res]):
     attempt which a server did not take is repeated unseen.
     """
 
-    def __init__(self, channel: Channel, details: CallDetails) -> None:
+    def __init__(self, channel: ChannelInterface, details: CallDetails) -> None:
         self._channel = channel
         self._details = details
         self._call: Call | None = None

@@ -16,7 +16,7 @@ from engine.demo.generated.greet_engine import GreeterBase
 from engine.errors import ConfigError
 from engine.grpc.codegen.emit import relative_package, snake_case
 from engine.grpc.codegen.generate import CHECKED_IN, generate
-from engine.grpc.service import MethodKind
+from engine.grpc.methods import MethodKind
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
-from engine.grpc.service import MethodKind
+from engine.grpc.methods import MethodKind
 
 _LINE = 120  # the widest line of generated code
 _SERVICE_FIELD = 6  # FileDescriptorProto.service, in the paths of source locations
