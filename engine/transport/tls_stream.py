@@ -107,24 +107,23 @@ class TlsByteStream(ByteStream):
             ssl.SSLEOFError: the peer ended the connection.
             ConnectionClosed: the transport broke.
         """
-        while True:
-            try:
-                async with limiter or contextlib.nullcontext():
-                    try:
-                        self.tls.do_handshake()
-                    finally:
-                        self._unsent += self._outgoing.read()
-            except ssl.SSLWantReadError:
+        while not self._established:
+            failure: ssl.SSLError | None = None
+            async with limiter or contextlib.nullcontext():
+                try:
+                    self.tls.do_handshake()
+                    self._established = True
+                except ssl.SSLError as error:
+                    failure = error
+                self._unsent += self._outgoing.read()
+            if failure is None or isinstance(failure, ssl.SSLWantReadError):
                 await self._flush_all()
-            except ssl.SSLError:
+            else:
                 with contextlib.suppress(ConnectionClosed):
                     await self._flush_all()
-                raise
-            else:
-                await self._flush_all()
-                self._established = True
-                return
-            self._feed(await self._transport.receive_some())
+                raise failure
+            if not self._established:
+                self._feed(await self._transport.receive_some())
 
     # -- reading --------------------------------------------------------------
 
