@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import ssl
-from pathlib import Path
 
 import pytest
 import trio
@@ -15,18 +14,7 @@ from engine.config import ServerConfig, TlsConfig
 from engine.errors import ConnectionClosed, StartupError
 from engine.transport import tls as tls_module
 from engine.transport.tls import TlsHandshakes, build_context
-from tests.transport.certificates import Files, agree, wrap
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return Files(tmp_path)
-
-
-@pytest.fixture
-def handshakes(files: Files) -> TlsHandshakes:
-    return TlsHandshakes(files.config, ServerConfig())
-
+from tests.transport.certificates import agree, wrap
 
 # -- what is agreed on ---------------------------------------------------------
 

@@ -23,16 +23,6 @@ from engine.transport.tls_stream import TlsByteStream
 from tests.transport.certificates import READ_SIZE, Files, agree
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return Files(tmp_path)
-
-
-@pytest.fixture
-def handshakes(files: Files) -> TlsHandshakes:
-    return TlsHandshakes(files.config, ServerConfig())
-
-
 class Narrow(ByteStream):
     """Carries bytes into a list, and takes as few of them as it is told."""
 
