@@ -14,11 +14,13 @@ from tests.transport.http2_connection import connected
 from tests.wire.http2_peer import HEADERS, POST, data, headers
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from trio.testing import MockClock
 
 
-async def test_a_body_that_grows_too_large_is_a_limit_error_to_its_handler(autojump_clock: MockClock) -> None:
-    errors: list[LimitExceeded] = []
+def refusing(errors: list[LimitExceeded], status: int) -> Callable[[Exchange], Awaitable[None]]:
+    """A handler that reads the body, and answers a limit's error with this status."""
 
     async def read(exchange: Exchange) -> None:
         try:
@@ -26,9 +28,14 @@ async def test_a_body_that_grows_too_large_is_a_limit_error_to_its_handler(autoj
                 pass
         except LimitExceeded as error:
             errors.append(error)
-            await exchange.send_head(413, end=True)
+            await exchange.send_head(status, end=True)
 
-    async with connected(read, http2__max_body_size=10) as connection:
+    return read
+
+
+async def test_a_body_that_grows_too_large_is_a_limit_error_to_its_handler(autojump_clock: MockClock) -> None:
+    errors: list[LimitExceeded] = []
+    async with connected(refusing(errors, 413), http2__max_body_size=10) as connection:
         await connection.send(headers(1, POST, end=False), data(1, b"12345678"), data(1, b"9012"))
         await connection.until(HEADERS, 1)
         assert errors[0].name == "http2.max_body_size"
@@ -87,16 +94,7 @@ async def test_a_body_in_tiny_frames_reaches_its_handler_in_larger_pieces() -> N
 
 async def test_a_body_below_the_minimum_rate_is_a_limit_error_to_its_handler(autojump_clock: MockClock) -> None:
     errors: list[LimitExceeded] = []
-
-    async def read(exchange: Exchange) -> None:
-        try:
-            while await exchange.receive():
-                pass
-        except LimitExceeded as error:
-            errors.append(error)
-            await exchange.send_head(408, end=True)
-
-    async with connected(read, http2__min_body_rate=100, http2__min_body_rate_grace=5) as connection:
+    async with connected(refusing(errors, 408), http2__min_body_rate=100, http2__min_body_rate_grace=5) as connection:
         begin = trio.current_time()
         await connection.send(headers(1, POST, end=False))
         await trio.sleep(2)
