@@ -1,9 +1,11 @@
 """Measures our gRPC client beside grpcio's asyncio client, against official servers, in one run.
 
+    bash .ci/setup bench
     .venv/bin/python -m tests.benchmarks.grpc_client [SUITE …] [--seconds 3] [--rounds 3] [--json FILE]
 
-    aio    the server is grpcio's, on asyncio
-    js     the server is @grpc/grpc-js, which is several times as fast: there the clients are the limit
+    aio    the server is grpcio's, on asyncio: it is the limit, for both clients
+    js     the server is @grpc/grpc-js
+    cpp    the server is gRPC's in C++, the core of grpcio without Python: the clients are the limit
 
 The server has core 0 for itself, the client core 1. `client µs` is processor time of the client for a call, which
 the server does not bound.
@@ -25,6 +27,7 @@ LOADS = (Load(1, 100), Load(1, 1))
 
 _AIO = (PYTHON, str(FOLDER / "peers" / "grpcio_aio.py"))
 _JS = (shutil.which("node") or "/usr/bin/node", str(FOLDER / "peers" / "grpc_js.cjs"))
+_CPP = (str(ROOT / ".bench" / "grpc_cpp" / "server"),)
 _JS_PACKAGE = ROOT / "tests" / "interop" / "node" / "node_modules" / "@grpc" / "grpc-js"
 
 
@@ -50,6 +53,7 @@ def _suite(key: str, title: str, command: tuple[str, ...], needs: str = "") -> S
 SUITES = (
     _suite("aio", "grpcio's asyncio server", _AIO),
     _suite("js", "@grpc/grpc-js", _JS, str(_JS_PACKAGE)),
+    _suite("cpp", "gRPC in C++", _CPP),
 )
 
 if __name__ == "__main__":
