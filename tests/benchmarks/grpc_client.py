@@ -27,7 +27,7 @@ LOADS = (Load(1, 100), Load(1, 1))
 
 _AIO = (PYTHON, str(FOLDER / "peers" / "grpcio_aio.py"))
 _JS = (shutil.which("node") or "/usr/bin/node", str(FOLDER / "peers" / "grpc_js.cjs"))
-_CPP = (str(ROOT / ".bench" / "grpc_cpp" / "server"),)
+_CPP = (str(ROOT / ".peers" / "grpc_cpp" / "server"),)
 _JS_PACKAGE = ROOT / "tests" / "interop" / "node" / "node_modules" / "@grpc" / "grpc-js"
 
 

@@ -1,4 +1,4 @@
-"""Owns how real peers are run: programs of this machine, and scripts under Node.js.
+"""Owns how real peers are run: programs of this machine, scripts under Node.js, and what `.ci/setup` compiles.
 
 A peer that is missing skips the test with a reason that names what to install.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.interop.server_process import ROOT
 
 NODE_FOLDER = Path(__file__).parent / "node"
 DEFAULT_LIMIT = 60.0  # seconds for one run of a peer
@@ -44,6 +46,14 @@ def node(script: str, *arguments: str, limit: float = DEFAULT_LIMIT) -> Any:
     if not (NODE_FOLDER / "node_modules").is_dir():
         pytest.skip("the Node.js packages are missing; run npm ci in tests/interop/node")
     return json.loads(run(program, str(NODE_FOLDER / script), *arguments, limit=limit).stdout)
+
+
+def grpc_go() -> str:
+    """The program of `tests/interop/go`, or a skip that says how to get it."""
+    program = ROOT / ".peers" / "grpc_go" / "interop"
+    if not program.exists():
+        pytest.skip("the peer in Go is missing; run bash .ci/setup test, which says what it needs")
+    return str(program)
 
 
 def chromium(script: str, *arguments: str, limit: float = DEFAULT_LIMIT) -> Any:

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from examples.conformance import grpc_client
-from tests.interop.peers import NODE_FOLDER, require
+from tests.interop.peers import NODE_FOLDER, grpc_go, require
 from tests.interop.server_process import ROOT
 
 pytestmark = pytest.mark.interop
@@ -55,8 +55,13 @@ def js() -> Iterator[str]:
     yield from start(program, str(NODE_FOLDER / "grpc_test_server.mjs"), str(proto))
 
 
+@pytest.fixture(scope="module")
+def go() -> Iterator[str]:
+    yield from start(grpc_go(), "server")
+
+
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("server", ["sync", "aio", "js"])
+@pytest.mark.parametrize("server", ["sync", "aio", "js", "go"])
 async def test_an_official_case_succeeds(request: pytest.FixtureRequest, server: str, case: str) -> None:
     target = request.getfixturevalue(server)
     with trio.fail_after(LIMIT):

@@ -1,0 +1,27 @@
+// grpc.testing.TestService on grpc-go.
+//
+//	interop server          serves it, and prints its port
+//	interop client TARGET   plays the official interop cases, and prints {CASE: "ok" | what went wrong}
+package main
+
+import (
+	"fmt"
+	"os"
+)
+
+const (
+	initialKey  = "x-grpc-test-echo-initial"
+	trailingKey = "x-grpc-test-echo-trailing-bin"
+)
+
+func main() {
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == "server":
+		serve()
+	case len(os.Args) == 3 && os.Args[1] == "client":
+		play(os.Args[2])
+	default:
+		fmt.Fprintln(os.Stderr, "usage: interop server | interop client HOST:PORT")
+		os.Exit(2)
+	}
+}

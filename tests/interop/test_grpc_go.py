@@ -1,0 +1,21 @@
+"""grpc-go as the client of the official interop cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.interop.peers import grpc_go, run
+from tests.interop.server_process import ServerProcess
+
+pytestmark = pytest.mark.interop
+
+
+@pytest.mark.timeout(150)
+def test_the_official_interop_cases_pass(start_engine: Callable[..., ServerProcess]) -> None:
+    server = start_engine("examples.conformance:app")
+    results = json.loads(run(grpc_go(), "client", server.target, limit=120).stdout)
+    assert len(results) == 20
+    assert {name: result for name, result in results.items() if result != "ok"} == {}
