@@ -27,6 +27,7 @@ from engine.grpc.channel import Channel
 from engine.grpc.client import BidiMethod, BidiStream, ClientStreamMethod, ServerStreamMethod, UnaryMethod
 from engine.grpc.methods import MethodKind
 from engine.grpc.schema import FileSchema, ReflectionSchema, Schema, describe
+from engine.wire.grpc.compression import ENCODINGS
 
 __all__ = ["call"]
 
@@ -52,7 +53,7 @@ EXIT_STATUS = 64  # plus the status: grpcurl's
 @click.option("--tls-cert", metavar="FILE", help="Our certificate, for servers that ask for one.")
 @click.option("--tls-key", metavar="FILE", help="Its key, if that is not in the same file.")
 @click.option("--authority", metavar="NAME", help="The server's name, instead of TARGET's.")
-@click.option("--compression", type=click.Choice(["gzip", "deflate"]), help="Of requests.")
+@click.option("--compression", type=click.Choice(ENCODINGS[1:]), help="Of requests.")
 @click.option("-v", "--verbose", is_flag=True, help="Show metadata, on standard error.")
 def call(
     target: str,

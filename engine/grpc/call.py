@@ -21,9 +21,9 @@ from engine.grpc.credentials import AuthContext, CallCredentials, require_privac
 from engine.grpc.hedging import Hedge, HedgedAttempt
 from engine.grpc.methods import MethodKind
 from engine.transport.http2_client import Http2ClientConnection, LossKind
+from engine.wire.grpc import compression as wire_compression
 from engine.wire.grpc import metadata as wire_metadata
 from engine.wire.grpc import timeout as wire_timeout
-from engine.wire.grpc.compression import ENCODINGS, IDENTITY, deflate
 from engine.wire.grpc.framing import prefix
 from engine.wire.grpc.metadata import MetadataLike
 
@@ -56,7 +56,7 @@ class CallDetails:
     timeout: float | None = None  # seconds, beside the enclosing scope's deadline
     metadata: MetadataLike = ()
     wait_for_ready: bool | None = None  # None: as the service config, else the channel says
-    compression: str | None = None  # "gzip", "deflate", "identity"; None: as the channel says
+    compression: str | None = None  # "gzip", "deflate", "zstd", "identity"; None: as the channel says
     credentials: CallCredentials | None = None
 
 
@@ -66,9 +66,9 @@ def known_compression(name: str | None) -> str | None:
     Raises:
         ConfigError: we have none of that name.
     """
-    if name is not None and name not in ENCODINGS:
-        raise ConfigError("compression", name, f"give one of {', '.join(ENCODINGS)}")
-    return None if name == IDENTITY else name
+    if name is not None and name not in wire_compression.ENCODINGS:
+        raise ConfigError("compression", name, wire_compression.advice())
+    return None if name == wire_compression.IDENTITY else name
 
 
 class Call:
@@ -231,7 +231,7 @@ class Call:
             text = f"a request of {len(payload)} bytes exceeds maxRequestMessageBytes ({limit}) of the service config"
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text)
         if self.encoding is not None and compress and payload:
-            payload = deflate(self.encoding, payload)
+            payload = wire_compression.compress(self.encoding, payload)
             return prefix(len(payload), compressed=True) + payload
         return prefix(len(payload)) + payload
 

@@ -52,7 +52,7 @@ class Channel:
         config: limits and times.
         service_config: JSON text or what that decodes to; see `engine.grpc.retry`.
         load_balancing: "pick_first" or "round_robin"; None: the service config's, else the former.
-        compression: of requests: "gzip" or "deflate"; a call may say otherwise.
+        compression: of requests: "gzip", "deflate" or "zstd"; a call may say otherwise.
         credentials: give metadata for each call.
         insecure_credentials: send them without TLS, too.
         interceptors: the first one is the outermost.

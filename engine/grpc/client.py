@@ -162,7 +162,7 @@ class UnaryMethod(Generic[Req, Res]):
             timeout: seconds; the enclosing scope's deadline holds as well.
             metadata: sent with the request.
             wait_for_ready: True: wait where no server can be reached, instead of failing.
-            compression: of the request: "gzip", "deflate" or "identity".
+            compression: of the request: "gzip", "deflate", "zstd" or "identity".
             credentials: give metadata for this call alone.
 
         Raises:

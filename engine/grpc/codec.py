@@ -114,7 +114,7 @@ class Codec(ABC):
         plain, self.plain_next = self.plain_next, False
         if plain or not payload:
             return framing.frame(payload)
-        return framing.frame(compression.deflate(self.encoding, payload), compressed=True)
+        return framing.frame(compression.compress(self.encoding, payload), compressed=True)
 
 
 class GrpcCodec(Codec):

@@ -176,7 +176,7 @@ class ConnectUnaryCodec(ConnectCodec):
             (b"accept-encoding", _ENCODINGS),
         ]
         if self.encoding is not None and not self.plain_next and payload:
-            payload = compression.deflate(self.encoding, payload)
+            payload = compression.compress(self.encoding, payload)
             fields.append((b"content-encoding", self.encoding.encode("ascii")))
         self._write(exchange, 200, fields, payload, metadata)
 

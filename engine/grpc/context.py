@@ -128,7 +128,8 @@ class CallContext:
         Nothing is compressed unless a handler asks for it, nor for a client that does not accept it.
 
         Args:
-            encoding: "gzip", "deflate" (not over Connect), or None for no compression.
+            encoding: "gzip", "deflate" (not over Connect), "zstd" (with the extra `zstd`, or on Python 3.14), or None
+                for no compression.
 
         Returns:
             Whether the client accepts it; else messages leave uncompressed.
@@ -142,8 +143,7 @@ class CallContext:
             self._codec = self._codec.compressing(None)
             return True
         if encoding not in compression.ENCODINGS:
-            known = ", ".join(compression.ENCODINGS)
-            raise LocalProtocolError(f"there is no compression {encoding!r}; use one of {known}")
+            raise LocalProtocolError(f"there is no compression {encoding!r}; {compression.advice()}")
         codec = self._codec
         accepted = self._exchange.head.header(codec.accept_encoding)
         if encoding not in codec.encodings or not compression.accepts(accepted, encoding):

@@ -32,7 +32,7 @@ async def test_a_unary_call_is_head_message_and_end(autojump_clock: trio.testing
         assert (head[b":scheme"], head[b":authority"]) == (b"http", b"peer:1")
         assert head[b"grpc-timeout"] == b"1500000u"
         assert head[b"content-type"] == b"application/grpc"
-        assert head[b"grpc-accept-encoding"] == b"identity,gzip,deflate"
+        assert head[b"grpc-accept-encoding"] == b"identity,gzip,deflate,zstd"
         assert head[b"user-agent"].startswith(b"grpc-python-engine/")
         assert (head[b"x-a"], head[b"x-bin"]) == (b"1", b"AP8")
         assert await server.next(DATA) == (DATA, 1, stream_id, hello("Ada"))

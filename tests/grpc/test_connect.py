@@ -19,7 +19,7 @@ from engine.demo.greeter import Greeter
 from engine.errors import LocalProtocolError, RpcError, StatusCode
 from engine.grpc import CallContext, GrpcEndpoint, RequestStream, ServiceSpec
 from engine.transport.exchange import RequestHead
-from engine.wire.grpc.compression import deflate, inflate
+from engine.wire.grpc.compression import compress, decompress
 from engine.wire.grpc.framing import frame
 from tests.grpc.calls import ADA, CHAT, COLLECT, SAY, STREAM, saying
 from tests.grpc.fake_exchange import FakeExchange
@@ -109,7 +109,7 @@ async def test_a_unary_call_in_json_is_plain_http(greeter: GrpcEndpoint, http_ve
     assert exchange.body == b'{"message":"Hello Ada"}'
     assert exchange.headers[b"content-type"] == JSON
     assert exchange.headers[b"content-length"] == b"23"
-    assert exchange.headers[b"accept-encoding"] == b"identity,gzip"
+    assert exchange.headers[b"accept-encoding"] == b"identity,gzip,zstd"
     assert b"grpc-status" not in exchange.headers
     assert exchange.trailers == []
     assert exchange.response_ended
@@ -262,7 +262,7 @@ async def test_broken_fields_end_the_call(greeter: GrpcEndpoint, headers: Header
     exchange = await connect_call(greeter, headers=headers)
     assert error_of(exchange) == expected
     if expected[0] == 501:
-        assert exchange.headers[b"accept-encoding"] == b"identity,gzip"
+        assert exchange.headers[b"accept-encoding"] == b"identity,gzip,zstd"
 
 
 async def test_bodies_are_gzipped_where_both_want_it() -> None:
@@ -273,10 +273,10 @@ async def test_bodies_are_gzipped_where_both_want_it() -> None:
         return HelloReply(message="x" * 1000)
 
     headers = ((b"content-encoding", b"gzip"), (b"accept-encoding", b"br, gzip;q=0.5"))
-    exchange = await connect_call(saying(handler), deflate("gzip", ADA), content_type=PROTO, headers=headers)
+    exchange = await connect_call(saying(handler), compress("gzip", ADA), content_type=PROTO, headers=headers)
     assert exchange.headers[b"content-encoding"] == b"gzip"
     assert exchange.headers[b"content-length"] == b"%d" % len(exchange.body)
-    message = inflate("gzip", exchange.body, 10_000)
+    message = decompress("gzip", exchange.body, 10_000)
     assert isinstance(message, bytes)
     assert HelloReply.FromString(message).message == "x" * 1000
 
@@ -303,7 +303,7 @@ async def test_a_body_over_the_limit_is_refused_compressed_or_not(greeter: GrpcE
     exchange = await connect_call(greeter, large, content_type=PROTO, config=config)
     assert error_of(exchange) == (429, "resource_exhausted")
     gzip = ((b"content-encoding", b"gzip"),)
-    exchange = await connect_call(greeter, deflate("gzip", large), content_type=PROTO, headers=gzip, config=config)
+    exchange = await connect_call(greeter, compress("gzip", large), content_type=PROTO, headers=gzip, config=config)
     assert error_of(exchange) == (429, "resource_exhausted")
 
 
@@ -347,7 +347,7 @@ async def test_a_form_is_never_a_stream(greeter: GrpcEndpoint) -> None:
         "message=%7B%22name%22:%22Ada%22%7D&encoding=json",
         "connect=v1&encoding=json&base64=1&message=" + base64.urlsafe_b64encode(b'{"name":"Ada"}').decode().rstrip("="),
         "encoding=json&compression=gzip&base64=1&message="
-        + base64.urlsafe_b64encode(deflate("gzip", b'{"name":"Ada"}')).decode(),
+        + base64.urlsafe_b64encode(compress("gzip", b'{"name":"Ada"}')).decode(),
     ],
 )
 async def test_a_method_without_side_effects_answers_get(query: str) -> None:
@@ -399,7 +399,7 @@ async def test_a_server_stream_is_envelopes_and_an_end(greeter: GrpcEndpoint, ht
     reply = b'{"message":"Hello Ada"}'
     assert exchange.body == framed(reply) * 2 + b"\2\0\0\0\2{}"
     assert exchange.headers[b"content-type"] == STREAM_JSON
-    assert exchange.headers[b"connect-accept-encoding"] == b"identity,gzip"
+    assert exchange.headers[b"connect-accept-encoding"] == b"identity,gzip,zstd"
 
 
 async def test_client_and_bidirectional_streams_work_in_binary(greeter: GrpcEndpoint) -> None:
@@ -455,7 +455,7 @@ async def test_messages_of_a_stream_are_gzipped_where_both_want_it() -> None:
             async for request in requests:
                 yield HelloReply(message=request.name * 100)
 
-    body = b"".join(frame(deflate("gzip", ADA), compressed=True)) + framed(ADA)
+    body = b"".join(frame(compress("gzip", ADA), compressed=True)) + framed(ADA)
     headers = ((b"connect-content-encoding", b"gzip"), (b"connect-accept-encoding", b"gzip"))
     exchange = await connect_call(GrpcEndpoint([Service()]), body, CHAT, content_type=STREAM_PROTO, headers=headers)
     assert [flag for flag, _ in envelopes(exchange.body)] == [1, 1, 2]

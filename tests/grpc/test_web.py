@@ -15,7 +15,7 @@ from engine.demo.generated.greet_pb2 import HelloReply, HelloRequest, StreamHell
 from engine.demo.greeter import Greeter
 from engine.errors import RpcError, StatusCode
 from engine.grpc import CallContext, GrpcEndpoint
-from engine.wire.grpc.compression import deflate
+from engine.wire.grpc.compression import compress
 from engine.wire.grpc.framing import frame
 from tests.grpc.calls import ADA, COLLECT, SAY, STREAM, saying
 from tests.grpc.fake_exchange import FakeExchange
@@ -148,7 +148,7 @@ async def test_metadata_and_details_are_encoded_once() -> None:
         ("/nope", (), StatusCode.UNIMPLEMENTED),
         (SAY, ((b"grpc-timeout", b"1x"),), StatusCode.INTERNAL),
         (SAY, ((b"grpc-timeout", b"0S"),), StatusCode.DEADLINE_EXCEEDED),
-        (SAY, ((b"grpc-encoding", b"zstd"),), StatusCode.UNIMPLEMENTED),
+        (SAY, ((b"grpc-encoding", b"br"),), StatusCode.UNIMPLEMENTED),
         (SAY, ((b"x", b"v" * 20_000),), StatusCode.RESOURCE_EXHAUSTED),
     ],
 )
@@ -163,7 +163,7 @@ async def test_refusals_come_in_the_body(
     messages, trailers = parts(exchange)
     assert messages == []
     assert trailers[0] == (b"grpc-status", b"%d" % status)
-    assert exchange.headers[b"grpc-accept-encoding"] == b"identity,gzip,deflate"
+    assert exchange.headers[b"grpc-accept-encoding"] == b"identity,gzip,deflate,zstd"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ async def test_messages_are_compressed_by_the_same_rules() -> None:
         assert context.set_compression("gzip")
         return HelloReply(message="x" * 1000)
 
-    body = b"".join(frame(deflate("gzip", ADA), compressed=True))
+    body = b"".join(frame(compress("gzip", ADA), compressed=True))
     headers = ((b"grpc-encoding", b"gzip"), (b"grpc-accept-encoding", b"gzip"))
     exchange = await web_call(saying(handler), body=body, headers=headers)
     (flag, payload), (last, _) = envelopes(exchange.body)

@@ -1,4 +1,4 @@
-"""A greeter that compresses what its caller names in `x-compression`, and in a stream every other message."""
+"""Services that compress by what their caller names in `x-compression`, and in a stream every other message."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from engine import App
 from engine.demo.generated.greet_engine import GreeterBase
 from engine.demo.generated.greet_pb2 import HelloReply, HelloRequest, StreamHellosRequest
 from engine.grpc import CallContext
+from examples.conformance.generated.interop_test_engine import TestServiceBase
+from examples.conformance.generated.interop_test_pb2 import Payload, SimpleRequest, SimpleResponse
 
 
 class Greeter(GreeterBase):
@@ -23,5 +25,13 @@ class Greeter(GreeterBase):
             yield HelloReply(message=request.name)
 
 
+class TestService(TestServiceBase):
+    async def unary_call(self, request: SimpleRequest, context: CallContext) -> SimpleResponse:
+        context.set_compression(context.metadata.text("x-compression"))
+        payload = Payload(body=bytes(request.response_size))
+        return SimpleResponse(payload=payload, username=f"{context.request_compressed} {len(request.payload.body)}")
+
+
 app = App()
 app.add_service(Greeter())
+app.add_service(TestService())

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 import trio
 
+from engine import Channel
 from examples.conformance import grpc_client
+from examples.conformance.generated import interop_test_engine as services
 from tests.interop.peers import NODE_FOLDER, grpc_go, require
 from tests.interop.server_process import ROOT
 
@@ -66,6 +68,14 @@ async def test_an_official_case_succeeds(request: pytest.FixtureRequest, server:
     target = request.getfixturevalue(server)
     with trio.fail_after(LIMIT):
         await grpc_client.run(case, target, 10.0)
+
+
+async def test_requests_and_replies_compressed_by_zstd_are_understood(go: str) -> None:
+    async with Channel(go, compression="zstd") as channel:
+        stub = services.TestServiceStub(channel)
+        with trio.fail_after(LIMIT):
+            await grpc_client.large(stub)  # which grpc-go answers with the compression of the request
+            await grpc_client.large(stub, compression="identity")
 
 
 @pytest.mark.parametrize("server", ["sync", "aio", "js"])

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from engine.errors import LimitExceeded, LimitKind, RpcError, StatusCode
-from engine.wire.grpc.compression import inflate
+from engine.wire.grpc.compression import decompress
 from engine.wire.grpc.framing import MessageParser, frame
 from engine.wire.grpc.varint import length_delimited
 
@@ -197,7 +197,7 @@ class BodyParser(MessageParser):
 
     @property
     def has_message(self) -> bool:
-        """`next_message` would give it, or fail to inflate it."""
+        """`next_message` would give it, or fail to decompress it."""
         return self._eof and not self._taken and self.failure is None
 
     def receive_data(self, data: bytes) -> None:
@@ -222,7 +222,7 @@ class BodyParser(MessageParser):
         self.compressed = self._encoding is not None
         if self._encoding is None:
             return body
-        message = inflate(self._encoding, body, self.max_size)
+        message = decompress(self._encoding, body, self.max_size)
         if isinstance(message, RpcError):
             broken = message.code is StatusCode.INTERNAL  # which Connect's own servers blame on the request
             self._fail(StatusCode.INVALID_ARGUMENT if broken else message.code, message.message)

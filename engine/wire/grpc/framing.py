@@ -1,7 +1,7 @@
 """Length-prefixed messages: bytes of a request or response body to messages, and back.
 
 Owns the five bytes before each message: a flag and a big-endian length. Never decodes a message;
-inflating one is `engine.wire.grpc.compression`'s. Spec: grpc/grpc doc/PROTOCOL-HTTP2.md,
+decompressing one is `engine.wire.grpc.compression`'s. Spec: grpc/grpc doc/PROTOCOL-HTTP2.md,
 "Length-Prefixed-Message".
 
 Theory of operation. DATA frame edges mean nothing: a message may be split anywhere, several may share
@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 
 from engine.errors import LimitExceeded, LimitKind, LocalProtocolError, RpcError, StatusCode
-from engine.wire.grpc.compression import inflate
+from engine.wire.grpc.compression import decompress
 
 PREFIX_SIZE = 5
 COMPRESSED = 1  # bit 0 of the flag byte; all others are reserved in gRPC over HTTP/2
@@ -39,8 +39,8 @@ class MessageParser:
     Messages that were complete before a broken one are still delivered.
 
     Args:
-        max_size: the largest message that is accepted, bytes; compressed and inflated.
-        encoding: how messages with the compressed flag are inflated; None: such a flag is an error.
+        max_size: the largest message that is accepted, bytes; compressed and decompressed.
+        encoding: how messages with the compressed flag are decompressed; None: such a flag is an error.
     """
 
     __slots__ = ("_at", "_data", "_encoding", "_eof", "_missing", "_pieces", "compressed", "failure", "max_size")
@@ -102,7 +102,7 @@ class MessageParser:
         if end <= len(data):
             self._at = end
             message = data[start:end]
-            return self._inflate(message) if flag else message
+            return self._decompress(message) if flag else message
         self._at = start
         self._missing = size
         self._keep_piece()
@@ -110,7 +110,7 @@ class MessageParser:
 
     @property
     def has_message(self) -> bool:
-        """`next_message` would give one, or fail to inflate it."""
+        """`next_message` would give one, or fail to decompress it."""
         if self.failure is not None:
             return False
         available = len(self._data) - self._at
@@ -148,11 +148,11 @@ class MessageParser:
         message = b"".join(self._pieces)
         self._at, self._missing = end, 0
         self._pieces = []
-        return self._inflate(message) if self.compressed else message
+        return self._decompress(message) if self.compressed else message
 
-    def _inflate(self, data: bytes) -> bytes | None:
+    def _decompress(self, data: bytes) -> bytes | None:
         assert self._encoding is not None  # else the flag was refused
-        message = inflate(self._encoding, data, self.max_size)
+        message = decompress(self._encoding, data, self.max_size)
         if isinstance(message, RpcError):
             self._fail(message.code, message.message)
             return None

@@ -356,14 +356,19 @@ var cases = []testCase{
 	}},
 }
 
-func play(target string) {
-	connection, err := grpc.Dial(target, grpc.WithInsecure())
+func dial(target string, options ...grpc.DialOption) (client, func() error) {
+	connection, err := grpc.Dial(target, append(options, grpc.WithInsecure())...)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	defer connection.Close()
 	stubs := client{pb.NewTestServiceClient(connection), pb.NewUnimplementedServiceClient(connection)}
+	return stubs, connection.Close
+}
+
+func play(target string) {
+	stubs, closeAll := dial(target)
+	defer closeAll()
 	results := map[string]string{}
 	for _, each := range cases {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import any_pb2, wrappers_pb2
 
 from engine.errors import RpcError, StatusCode
-from engine.wire.grpc.compression import deflate
+from engine.wire.grpc.compression import compress
 from engine.wire.grpc.connect import (
     NAMES,
     BodyParser,
@@ -169,7 +169,7 @@ def test_a_bare_body_over_the_limit_is_refused_as_it_arrives() -> None:
 
 
 def test_a_bare_body_is_inflated_unless_it_is_empty() -> None:
-    for body, message in ((deflate("gzip", b"x" * 10), b"x" * 10), (b"", b"")):
+    for body, message in ((compress("gzip", b"x" * 10), b"x" * 10), (b"", b"")):
         parser = BodyParser(100, "gzip")
         assert parser.parse_single(body) is None
         parser.receive_data(body)
@@ -180,7 +180,7 @@ def test_a_bare_body_is_inflated_unless_it_is_empty() -> None:
 
 @pytest.mark.parametrize(
     ("body", "code"),
-    [(b"junk", StatusCode.INVALID_ARGUMENT), (deflate("gzip", bytes(101)), StatusCode.RESOURCE_EXHAUSTED)],
+    [(b"junk", StatusCode.INVALID_ARGUMENT), (compress("gzip", bytes(101)), StatusCode.RESOURCE_EXHAUSTED)],
 )
 def test_a_bare_body_that_does_not_inflate_is_the_clients_error(body: bytes, code: StatusCode) -> None:
     parser = BodyParser(100, "gzip")
