@@ -49,14 +49,18 @@ FIRST_READ = 16 * 1024  # bytes; as HTTP/2's slices, and a memory page or two mo
 _SMALLEST_READ = 2 * 1024
 _DEAR = 0.0001  # seconds that others wait for one read: as long as a dozen messages take
 _CHEAP = 0.00003
+_BULK = 4e-9  # seconds for a byte of what is only moved: a MiB in 4 ms, which unmasking in Python keeps to
 
 
 def next_read(size: int, seconds: float, largest: int) -> int:
     """How much to read at once, after a full read of `size` took `seconds` to work through.
 
     Other connections wait while a read is worked through: bytes that are dear (a chunk or a fragment
-    for each byte of body) come in small bites, bulk in large ones.
+    for each byte of body) come in small bites, bulk in large ones. Bulk may take twice as long, for it is
+    soon over, and in small bites it would take longer for all.
     """
+    if seconds < size * _BULK:
+        seconds /= 2
     if seconds > _DEAR:
         return max(size // 2, min(size, _SMALLEST_READ))
     return min(size * 2, largest) if seconds < _CHEAP else size

@@ -140,10 +140,14 @@ async def test_a_sink_may_end_another_socket_of_the_same_round() -> None:
 def test_dear_bytes_come_in_small_bites_and_bulk_in_large_ones() -> None:
     assert next_read(FIRST_READ, 0.00001, 65536) == 2 * FIRST_READ
     assert next_read(65536, 0.00001, 65536) == 65536
-    assert next_read(FIRST_READ, 0.00005, 65536) == FIRST_READ
+    assert next_read(FIRST_READ, 0.00007, 65536) == FIRST_READ
     assert next_read(FIRST_READ, 0.0005, 65536) == FIRST_READ // 2
     assert next_read(2048, 0.0005, 65536) == 2048
     assert next_read(100, 0.0005, 100) == 100
+    # What is moved at 2 ns a byte is bulk.
+    assert next_read(FIRST_READ, 0.00004, 262144) == 2 * FIRST_READ
+    assert next_read(65536, 0.00015, 262144) == 65536
+    assert next_read(131072, 0.00025, 262144) == 65536
 
 
 async def read_all(box: Mailbox[bytes], got: list[bytes | None]) -> None:
