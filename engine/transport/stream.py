@@ -25,12 +25,12 @@ import trio
 
 from engine.errors import ConnectionClosed
 from engine.transport.poller import FIRST_READ, Poller, next_read
+from engine.transport.socket_options import tune
 
 Sink = Callable[[bytes], bool]
 """Takes one read; `b""` is the end. Returns False to pause: the pump then returns."""
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for no time
-_UNSENT = 128 * 1024  # bytes; Trio's 16 KiB make bulk wait for a wake-up for each few packets
 _SEND_SLICE = 64 * 1024  # TLS encrypts a whole send_all before its first byte leaves
 
 
@@ -120,12 +120,7 @@ class SocketByteStream(ByteStream):
         self._broken = False
         self.local_address = self.peer_address = "unix"
         with contextlib.suppress(OSError):  # the peer may be gone before we look: reading will tell
-            if sock.family in (socket.AF_INET, socket.AF_INET6):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                notsent_lowat = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-                if notsent_lowat is not None:
-                    # As trio.SocketStream: without it the kernel hides megabytes from back-pressure.
-                    sock.setsockopt(socket.IPPROTO_TCP, notsent_lowat, _UNSENT)
+            tune(sock)
             self.local_address = format_address(sock.getsockname())
             self.peer_address = format_address(sock.getpeername())
 
