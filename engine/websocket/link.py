@@ -129,7 +129,8 @@ class Link:
         self._max_queue = self._config.max_queue
         self._max_queue_size = self._config.max_queue_size
         self._write: Callable[[bytes], None] = exchange.write
-        self._write_now, self._write_soon = exchange.writers()
+        self._write_now: Callable[[bytes], bool] = exchange.write_now  # `start` has better ones
+        self._write_soon: Callable[[bytes], bool] = exchange.write_soon
         # owned by the reader
         self._core = (
             RawFrameCore(self._config, masking_key=masking_key)
@@ -208,9 +209,11 @@ class Link:
 
     def start(self) -> None:
         """Begin to receive. The head of the response is written; early data is taken at once."""
-        self._exchange.on_draining = self._drain
+        exchange = self._exchange
+        self._write_now, self._write_soon = exchange.writers()
+        exchange.on_draining = self._drain
         self._timer.set(trio.current_time() + self._config.ping_interval)
-        self._exchange.attach(self._receive_data)
+        exchange.attach(self._receive_data)
 
     def fail(self, error: BaseException) -> None:
         """Close for what left the handler, and do not wait for the peer."""
