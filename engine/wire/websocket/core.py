@@ -47,6 +47,7 @@ from engine.wire.websocket import client_frames, frames
 from engine.wire.websocket.closing import RECEIVING, TRANSITIONS, State, Step
 from engine.wire.websocket.deflate import Agreement, Deflater, InflateError, Inflater, OutOfRoom
 from engine.wire.websocket.events import CloseReceived, ConnectionFailed, Event, MessagePart, Ping, Pong
+from engine.wire.websocket.pieces import Pieces
 
 # "If an endpoint receives a Ping frame and has not yet sent Pong frame(s) in response to previous Ping
 # frame(s), the endpoint MAY elect to send a Pong frame for only the most recently processed Ping
@@ -154,7 +155,7 @@ class WebSocketCore:
         self._fragments = 0  # so far
         self._compressed = False
         self._inflated = 0  # bytes so far
-        self._binary: io.BytesIO | None = None
+        self._binary: Pieces | None = None
         self._text: io.StringIO | None = None
         self._streaming = False  # hand out what is there of it after each read
         self._in_parts = False  # that was done with this one
@@ -530,7 +531,7 @@ class WebSocketCore:
                 if finished:
                     self._finish_message(piece)
                     return
-                self._binary = io.BytesIO()
+                self._binary = Pieces()
             self._binary.write(piece)
             if finished:
                 self._finish_message(self._binary.getvalue())

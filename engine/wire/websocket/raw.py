@@ -8,13 +8,13 @@ together, text is not checked, and opcodes and RSV bits may be anything.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 from engine.config import WebSocketConfig
 from engine.wire.websocket import frames
 from engine.wire.websocket.core import WebSocketCore
 from engine.wire.websocket.events import Frame
+from engine.wire.websocket.pieces import Pieces
 
 
 class RawFrameCore(WebSocketCore):
@@ -26,7 +26,7 @@ class RawFrameCore(WebSocketCore):
         super().__init__(config, masking_key=masking_key)
         # the data frame under way
         self._first = 0  # of its header
-        self._payload = io.BytesIO()
+        self._payload: Pieces | None = None  # of it, but for its last piece
 
     def receive_data(self, data: bytes) -> None:
         """Take what the peer sent, however it is cut. Never raises for it."""
@@ -75,13 +75,14 @@ class RawFrameCore(WebSocketCore):
             piece = frames.unmask(piece, self._key)
         turn = len(piece) & 3
         self._key = self._key[turn:] + self._key[:turn]
-        if self._frame_left:
+        if self._frame_left or self._payload is not None:
+            if self._payload is None:
+                self._payload = Pieces()
             self._payload.write(piece)
-            return
-        if self._payload.tell():
-            self._payload.write(piece)
+            if self._frame_left:
+                return
             piece = self._payload.getvalue()
-            self._payload = io.BytesIO()
+            self._payload = None
         first = self._first
         opcode = first & 0x0F
         if opcode != frames.CLOSE:
