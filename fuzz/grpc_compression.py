@@ -16,7 +16,7 @@ _CODINGS = ENCODINGS[1:]  # the first is none
 _SLACK = 200_000  # bytes: zlib's window and its output buffer, which grows by doubling
 
 SEEDS: list[bytes] = [
-    bytes([index % 9]) + compress(_CODINGS[index % len(_CODINGS)], message)
+    bytes([index % (3 * len(_CODINGS))]) + compress(_CODINGS[index % len(_CODINGS)], message)
     for index, message in enumerate(
         (b"", b"", b"hello", b"hello", bytes(MAX_SIZE), bytes(MAX_SIZE), bytes(MAX_SIZE + 1), bytes(10_000_000))
     )

@@ -68,8 +68,8 @@ func fails(err error, want codes.Code, message string) error {
 	return equal(status.Convert(err).Message(), message)
 }
 
-func callLarge(ctx context.Context, c client, options ...grpc.CallOption) error {
-	reply, err := c.UnaryCall(ctx, large(), options...)
+func callLarge(ctx context.Context, c client, request *pb.SimpleRequest, options ...grpc.CallOption) error {
+	reply, err := c.UnaryCall(ctx, request, options...)
 	if err != nil {
 		return err
 	}
@@ -81,6 +81,15 @@ func callLarge(ctx context.Context, c client, options ...grpc.CallOption) error 
 
 type receiver interface {
 	Recv() (*pb.StreamingOutputCallResponse, error)
+}
+
+// receives reads a stream of responses to its end, which are to have these sizes.
+func receives(stream receiver, want []int32) error {
+	found, err := sizes(stream)
+	if err != nil {
+		return err
+	}
+	return equal(found, want)
 }
 
 // sizes reads a stream of responses to its end.
@@ -126,7 +135,7 @@ var cases = []testCase{
 		_, err := c.EmptyCall(ctx, &pb.Empty{})
 		return err
 	}},
-	{"large_unary", func(ctx context.Context, c client) error { return callLarge(ctx, c) }},
+	{"large_unary", func(ctx context.Context, c client) error { return callLarge(ctx, c, large()) }},
 	{"cacheable_unary", func(ctx context.Context, c client) error {
 		var initial metadata.MD
 		if _, err := c.CacheableUnaryCall(ctx, &pb.SimpleRequest{}, grpc.Header(&initial)); err != nil {
@@ -141,20 +150,12 @@ var cases = []testCase{
 		if wrong := code(err, codes.InvalidArgument); wrong != nil {
 			return wrong
 		}
-		reply, err := c.UnaryCall(ctx, request, grpc.UseCompressor(gzip.Name))
-		if err != nil {
-			return err
-		}
-		return equal(len(reply.GetPayload().GetBody()), largeResponse)
+		return callLarge(ctx, c, request, grpc.UseCompressor(gzip.Name))
 	}},
 	{"server_compressed_unary", func(ctx context.Context, c client) error {
 		request := large()
 		request.ResponseCompressed = &pb.BoolValue{Value: true}
-		reply, err := c.UnaryCall(ctx, request)
-		if err != nil {
-			return err
-		}
-		return equal(len(reply.GetPayload().GetBody()), largeResponse)
+		return callLarge(ctx, c, request)
 	}},
 	{"client_streaming", func(ctx context.Context, c client) error {
 		total, err := upload(ctx, c, false)
@@ -183,11 +184,7 @@ var cases = []testCase{
 		if err != nil {
 			return err
 		}
-		found, err := sizes(stream)
-		if err != nil {
-			return err
-		}
-		return equal(found, responses)
+		return receives(stream, responses)
 	}},
 	{"server_compressed_streaming", func(ctx context.Context, c client) error {
 		compressed := &pb.ResponseParameters{Size: 31415, Compressed: &pb.BoolValue{Value: true}}
@@ -196,11 +193,7 @@ var cases = []testCase{
 		if err != nil {
 			return err
 		}
-		found, err := sizes(stream)
-		if err != nil {
-			return err
-		}
-		return equal(found, []int32{31415, 92653})
+		return receives(stream, []int32{31415, 92653})
 	}},
 	{"ping_pong", func(ctx context.Context, c client) error {
 		stream, err := c.FullDuplexCall(ctx)
@@ -222,11 +215,7 @@ var cases = []testCase{
 		if err := stream.CloseSend(); err != nil {
 			return err
 		}
-		rest, err := sizes(stream)
-		if err != nil {
-			return err
-		}
-		return equal(rest, []int32{})
+		return receives(stream, []int32{})
 	}},
 	{"empty_stream", func(ctx context.Context, c client) error {
 		stream, err := c.FullDuplexCall(ctx)
@@ -236,16 +225,12 @@ var cases = []testCase{
 		if err := stream.CloseSend(); err != nil {
 			return err
 		}
-		found, err := sizes(stream)
-		if err != nil {
-			return err
-		}
-		return equal(found, []int32{})
+		return receives(stream, []int32{})
 	}},
 	{"custom_metadata", func(ctx context.Context, c client) error {
 		ctx = metadata.AppendToOutgoingContext(ctx, initialKey, "test_initial_metadata_value", trailingKey, "\xab\xab\xab")
 		var initial, trailing metadata.MD
-		if err := callLarge(ctx, c, grpc.Header(&initial), grpc.Trailer(&trailing)); err != nil {
+		if err := callLarge(ctx, c, large(), grpc.Header(&initial), grpc.Trailer(&trailing)); err != nil {
 			return err
 		}
 		if err := checkEcho(initial, trailing); err != nil {
@@ -345,7 +330,7 @@ var cases = []testCase{
 			group.Add(1)
 			go func() {
 				defer group.Done()
-				if err := callLarge(ctx, c); err != nil {
+				if err := callLarge(ctx, c, large()); err != nil {
 					failures <- err
 				}
 			}()
